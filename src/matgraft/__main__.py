@@ -1,0 +1,5 @@
+"""``python -m matgraft``."""
+
+from matgraft.cli.main import main
+
+main()

@@ -1,0 +1,408 @@
+"""``matgraft VERB``: parses, calls the job of the same name, prints."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+# Small matrices: more threads per process only get in each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import typer
+from rich.console import Console
+
+from matgraft.errors import InputError
+
+app = typer.Typer(
+    help="Graft a network pre-trained on many crystals onto a property for which you own a few hundred labels.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+data_app = typer.Typer(help="Look at, convert and split data sets.", no_args_is_help=True)
+models_app = typer.Typer(help="Models that ship with the package.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+app.add_typer(models_app, name="models")
+
+console = Console(highlight=False)
+
+
+class Kind(str, Enum):
+    cell = "cell"
+    atom = "atom"
+    intensive = "intensive"
+
+
+class Reference(str, Enum):
+    auto = "auto"
+    labels = "labels"
+    residual = "residual"
+    none = "none"
+
+
+class Group(str, Enum):
+    formula = "formula"
+    chemical_system = "chemical_system"
+
+
+class Preset(str, Enum):
+    default = "default"
+    paper = "paper"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
+Target = Annotated[str, typer.Option(help="Name of the label to learn.")]
+Out = Annotated[
+    Path, typer.Option(help="Folder for everything that the command writes; resumed if interrupted.")
+]
+Source = Annotated[str, typer.Option(help="Shipped source model, model folder, or none.")]
+GroupBy = Annotated[
+    Group | None, typer.Option(help="Keep structures of one group on one side of the split.")
+]
+Seed = Annotated[int, typer.Option(help="Split, start weights, order of batches.")]
+KindOf = Annotated[
+    Kind | None, typer.Option("--label-kind", help="What the label means, if its name does not say.")
+]
+NoCheck = Annotated[bool, typer.Option("--no-label-check", help="Trust the kind of label that is said.")]
+
+
+def _value(choice: Enum | None) -> str | None:
+    return None if choice is None else choice.value
+
+
+def _source(name: str) -> str | None:
+    return None if name == "none" else name
+
+
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in _names(text)]
+    except ValueError as error:
+        raise InputError(
+            f"--sizes {text!r}: write whole numbers with commas, such as 100,200,400."
+        ) from error
+
+
+@app.command()
+def finetune(
+    data: Annotated[
+        str, typer.Argument(help="File or folder of labelled crystals, or the name of a known data set.")
+    ],
+    target: Target,
+    out: Out,
+    source: Source = "mp-schnet",
+    scheme: Annotated[
+        str, typer.Option(help="direct, tl1 (all moves), tl2 (embedding frozen), tl3 (output only).")
+    ] = "tl1",
+    reference: Annotated[Reference, typer.Option(help="How reference energies are fitted.")] = Reference.auto,
+    arch: Annotated[str, typer.Option(help="Network of direct training: arch1 or arch2.")] = "arch1",
+    val: Annotated[
+        str, typer.Option(help="Fraction, number, file of ids, or file of structures to judge on.")
+    ] = "0.2",
+    group: GroupBy = None,
+    seed: Seed = 0,
+    preset: Annotated[
+        Preset, typer.Option(help="Our training settings, or the published ones.")
+    ] = Preset.default,
+    direct: Annotated[
+        bool, typer.Option("--direct", help="Also train from a random start, to compare.")
+    ] = False,
+    label_kind: KindOf = None,
+    no_label_check: NoCheck = False,
+    as_json: Json = False,
+) -> None:
+    """Graft a source model onto your labels and judge the result.
+
+    Example: `matgraft finetune tmo-oxides-fetiv --target energy --val 117 --direct --out graft`
+    """
+    from matgraft.jobs.finetune import run_finetune
+
+    result = run_finetune(
+        data,
+        target,
+        out,
+        source=_source(source),
+        scheme=scheme,
+        reference=reference.value,
+        arch=arch,
+        val=val,
+        group=_value(group),
+        seed=seed,
+        preset=preset.value,
+        direct=direct,
+        label_kind=_value(label_kind),  # type: ignore[arg-type]
+        label_check=not no_label_check,
+    )
+    if as_json:
+        _print_json(result.metrics)
+        return
+    console.print(result.table.rich())
+    mode, checked = result.metrics["reference"], result.metrics["reference_cross_validation_per_atom"]
+    rivals = ", ".join(f"{name} {1e3 * error:.0f}" for name, error in checked.items())
+    console.print(
+        f"reference energies: {mode}"
+        + (f" (cross-validated, per 1000 units per atom: {rivals})" if rivals else "")
+    )
+    for name in ("parity.png", "errors.png", "training.png", "predictions.csv", "metrics.json"):
+        console.print(f"  {out / name}", soft_wrap=True)
+    console.print(f"predict with: matgraft predict {out} FILES --out predictions.csv", soft_wrap=True)
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="Model folder, or the name of a shipped model.")],
+    files: Annotated[list[str], typer.Argument(help="Structures: any readable files or folders.")],
+    out: Annotated[Path, typer.Option(help="CSV file to write.")] = Path("predictions.csv"),
+    as_json: Json = False,
+) -> None:
+    """Predict structures; what the model does not know is marked.
+
+    Example: `matgraft predict mp-schnet structures/ --out predictions.csv`
+    """
+    from matgraft.jobs.predict import predict as run
+
+    dataset, prediction = run(model, files, out)
+    unseen = sum(map(bool, prediction.unseen))
+    if as_json:
+        _print_json({"n": len(dataset), "with_unseen_species": unseen, "out": str(out)})
+        return
+    console.print(
+        f"{len(dataset)} structures, {unseen} of them with species the model never saw: {out}", soft_wrap=True
+    )
+
+
+@app.command()
+def pretrain(
+    data: Annotated[str, typer.Argument(help="Many labelled crystals.")],
+    target: Target,
+    out: Out,
+    exclude_formulas_of: Annotated[
+        str | None, typer.Option(help="Leave out every formula of this target set.")
+    ] = None,
+    exclude_elements: Annotated[
+        str, typer.Option(help="Leave out every structure with one of these, such as Cr,Mn.")
+    ] = "",
+    keep: Annotated[
+        list[str] | None, typer.Option(help="Keep only structures with e.g. 'natoms<=100'; repeatable.")
+    ] = None,
+    val_size: Annotated[float, typer.Option(help="Number or share of structures held out.")] = 0.1,
+    arch: Annotated[str, typer.Option(help="arch1 or arch2.")] = "arch1",
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
+    name: Annotated[str, typer.Option(help="Name for the model card.")] = "",
+    licence: Annotated[str, typer.Option(help="Licence for the model card.")] = "",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Grow a source model of your own.
+
+    Example: `matgraft pretrain mp-source --target e_form_per_atom --exclude-formulas-of tmo-oxides --out source`
+    """
+    from matgraft.jobs.pretrain import pretrain as run
+    from matgraft.models.schnet import ARCHITECTURES
+    from matgraft.training.recipe import PRETRAIN
+
+    if arch not in ARCHITECTURES:
+        raise InputError(f"no architecture named {arch!r}; there are {', '.join(ARCHITECTURES)}.")
+    if epochs is not None and epochs < 1:
+        raise InputError(f"--epochs {epochs}: at least one is needed.")
+    model = run(
+        data,
+        target,
+        out,
+        exclude_formulas_of=exclude_formulas_of,
+        exclude_elements=_names(exclude_elements),
+        keep=keep or [],
+        val_size=int(val_size) if val_size >= 1 else val_size,
+        arch=ARCHITECTURES[arch],
+        recipe=PRETRAIN if epochs is None else PRETRAIN.model_copy(update={"epochs": epochs}),
+        seed=seed,
+        name=name,
+        licence=licence,
+    )
+    if as_json:
+        _print_json(model.card["metrics"])
+        return
+    for part, scores in model.card["metrics"].items():
+        error = scores.get("mae_ev_per_atom", scores.get("mae"))
+        console.print(
+            f"{part.replace('_', ' ')}: MAE {error:.4f} {model.label.unit} on {scores['n']} structures"
+        )
+    console.print(f"model: {out}", soft_wrap=True)
+
+
+@app.command()
+def benchmark(
+    data: Annotated[
+        str, typer.Argument(help="File or folder of labelled crystals, or the name of a known data set.")
+    ],
+    target: Target,
+    out: Out,
+    sizes: Annotated[str, typer.Option(help="Numbers of labels.")] = "100,200,400",
+    val_size: Annotated[int, typer.Option(help="Structures to judge on.")] = 117,
+    schemes: Annotated[
+        str, typer.Option(help="Schemes; tl1/labels fixes the reference mode.")
+    ] = "direct,tl1,tl2,tl3",
+    seeds: Annotated[int, typer.Option(help="Repeats with another split.")] = 5,
+    group: GroupBy = None,
+    source: Source = "mp-schnet",
+    preset: Annotated[
+        Preset, typer.Option(help="Our training settings, or the published ones.")
+    ] = Preset.default,
+    arch: Annotated[str, typer.Option(help="Network of direct training: arch1 or arch2.")] = "arch1",
+    workers: Annotated[int | None, typer.Option(help="Processes; default one per core.")] = None,
+    label_kind: KindOf = None,
+    as_json: Json = False,
+) -> None:
+    """Learning curves by the study's protocol: disjoint subsets, several seeds, baselines beside.
+
+    Example: `matgraft benchmark tmo-oxides-fetiv --target energy --seeds 5 --out curves`
+    """
+    from matgraft.jobs.benchmark import benchmark as run
+    from matgraft.jobs.benchmark import tabulate
+
+    report = run(
+        data,
+        target,
+        out,
+        sizes=_numbers(sizes),
+        val_size=val_size,
+        schemes=_names(schemes),
+        seeds=seeds,
+        group=_value(group),
+        source=_source(source),
+        preset=preset.value,
+        arch=arch,
+        workers=workers,
+        label_kind=_value(label_kind),  # type: ignore[arg-type]
+    )
+    if as_json:
+        _print_json(report["summary"])
+        return
+    console.print(tabulate(report["summary"], report["settings"]["label"]["unit"], data).rich())
+    for name in ("benchmark.png", "benchmark.md", "benchmark.json"):
+        console.print(f"  {out / name}", soft_wrap=True)
+
+
+@data_app.command("info")
+def data_info(
+    data: Annotated[str, typer.Argument(help="Files, a folder, or the name of a known data set.")],
+    as_json: Json = False,
+) -> None:
+    """What is in a data set: structures, elements, labels and their meaning.
+
+    Example: `matgraft data info tmo-oxides`
+    """
+    from matgraft.jobs.data import info, table_of
+
+    summary = info(data)
+    if as_json:
+        _print_json(summary)
+        return
+    for table in table_of(summary):
+        console.print(table.rich())
+
+
+@data_app.command("list")
+def data_list(as_json: Json = False) -> None:
+    """Known data sets, their licences, and whether they are at hand.
+
+    Example: `matgraft data list`
+    """
+    from matgraft.jobs.data import known
+
+    table = known()
+    if as_json:
+        _print_json([dict(zip(table.columns, row, strict=True)) for row in table.rows])
+        return
+    console.print(table.rich())
+
+
+@data_app.command("convert")
+def data_convert(
+    data: Annotated[str, typer.Argument(help="Files, a folder, or the name of a known data set.")],
+    out: Annotated[Path, typer.Argument(help="New file: .extxyz, .db, or a folder (fast, memory-mapped).")],
+) -> None:
+    """Write structures and labels in another format.
+
+    Example: `matgraft data convert tmo-oxides oxides.extxyz`
+    """
+    from matgraft.jobs.data import convert
+
+    console.print(f"{convert(data, out)} structures: {out}", soft_wrap=True)
+
+
+@data_app.command("split")
+def data_split(
+    data: Annotated[str, typer.Argument(help="Files, a folder, or the name of a known data set.")],
+    out: Annotated[Path, typer.Option(help="New folder for train.extxyz and val.extxyz.")],
+    val: Annotated[str, typer.Option(help="Fraction, number, or file of ids.")] = "0.2",
+    group: GroupBy = None,
+    seed: Seed = 0,
+) -> None:
+    """Split a data set into training and validation files.
+
+    Example: `matgraft data split tmo-oxides --val 117 --group formula --out split`
+    """
+    from matgraft.jobs.data import split
+
+    n_train, n_val = split(data, out, val=val, group=_value(group), seed=seed)
+    console.print(f"{n_train} structures to train on, {n_val} to validate on: {out}", soft_wrap=True)
+
+
+@models_app.command("list")
+def models_list(as_json: Json = False) -> None:
+    """Models that ship with the package.
+
+    Example: `matgraft models list`
+    """
+    from matgraft.jobs.models import catalogue
+
+    table = catalogue()
+    if as_json:
+        _print_json([dict(zip(table.columns, row, strict=True)) for row in table.rows])
+        return
+    console.print(table.rich())
+
+
+@models_app.command("show")
+def models_show(
+    model: Annotated[str, typer.Argument(help="Model folder, or the name of a shipped model.")],
+    as_json: Json = False,
+) -> None:
+    """A model's card: what it was trained on, how, and how wrong it is.
+
+    Example: `matgraft models show mp-schnet`
+    """
+    from matgraft.jobs.models import card, table_of
+
+    content = card(model)
+    if as_json:
+        _print_json(content)
+        return
+    console.print(table_of(content).rich())
+
+
+def _print_json(content: object) -> None:
+    typer.echo(json.dumps(content, indent=1))
+
+
+def main() -> None:
+    """Entry point: exit code 0, 1 for a failure, 2 for bad usage or bad input."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for library in ("matplotlib", "numba"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    try:
+        app()
+    except InputError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,329 @@
+"""Crystals and their labels as flat arrays."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols
+
+from matgraft.errors import InputError
+
+LabelKind = Literal["cell", "atom", "intensive"]
+
+_ARRAYS = ("ids", "natoms", "numbers", "positions", "cells", "pbc")
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a column of labels means.
+
+    Attributes
+    ----------
+    name : str
+        Column name, for instance ``energy``.
+    unit : str
+        Unit of the value, for instance ``eV``, ``eV/atom`` or ``GPa``.
+    kind : {"cell", "atom", "intensive"}
+        Whether the value belongs to the whole cell (grows with its size), is already divided by the
+        number of atoms, or does not depend on the amount of matter at all (a band gap).
+    level_of_theory, origin : str
+        Free text: functional or experiment, and where the values come from.
+    """
+
+    name: str
+    unit: str = "eV"
+    kind: LabelKind = "cell"
+    level_of_theory: str = ""
+    origin: str = ""
+
+    @classmethod
+    def guess(cls, name: str) -> Label:
+        """The meaning that a column's name suggests: energies are per cell unless they say otherwise."""
+        lower = name.lower()
+        if "per_atom" in lower or lower.endswith("/atom"):
+            return cls(name, unit="eV/atom" if lower.startswith(("e_", "energy")) else "", kind="atom")
+        if lower in {"e", "f", "energy", "free_energy", "total_energy", "e_total", "enthalpy"}:
+            return cls(name)
+        if "gap" in lower:
+            return cls(name, unit="eV", kind="intensive")
+        return cls(name, unit="", kind="intensive")
+
+    def to_per_atom(self, values: np.ndarray, natoms: np.ndarray) -> np.ndarray:
+        """Values on the scale a mean-pooling network works on: divided by ``natoms`` if per cell."""
+        return values / natoms if self.kind == "cell" else np.asarray(values, dtype=float)
+
+    def from_per_atom(self, values: np.ndarray, natoms: np.ndarray) -> np.ndarray:
+        """Inverse of :meth:`to_per_atom`."""
+        return values * natoms if self.kind == "cell" else np.asarray(values, dtype=float)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Structures and labels as flat arrays.
+
+    Structure ``i`` owns rows ``offsets[i]:offsets[i + 1]`` of ``numbers`` and ``positions``.
+
+    Attributes
+    ----------
+    ids : ndarray of str, shape (n,)
+    natoms : ndarray of int64, shape (n,)
+    numbers : ndarray of uint8, shape (N,)
+        Atomic numbers of all structures, concatenated.
+    positions : ndarray of float64, shape (N, 3)
+        Cartesian coordinates in Angstrom.
+    cells : ndarray of float64, shape (n, 3, 3)
+        Rows are the lattice vectors in Angstrom; zero where there is no periodicity.
+    pbc : ndarray of bool, shape (n, 3)
+    labels : dict of str to ndarray of float64, shape (n,)
+        NaN where a structure has no value.
+    specs : dict of str to Label
+        What each label means.
+    columns : dict of str to ndarray, shape (n,)
+        Anything else that is known per structure (groups, flags, provenance).
+    source : str
+        Where the structures were read from; used in messages only.
+    """
+
+    ids: np.ndarray
+    natoms: np.ndarray
+    numbers: np.ndarray
+    positions: np.ndarray
+    cells: np.ndarray
+    pbc: np.ndarray
+    labels: dict[str, np.ndarray] = field(default_factory=dict)
+    specs: dict[str, Label] = field(default_factory=dict)
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        n, total = len(self.ids), int(np.sum(self.natoms))
+        shapes = {
+            "natoms": (n,),
+            "numbers": (total,),
+            "positions": (total, 3),
+            "cells": (n, 3, 3),
+            "pbc": (n, 3),
+        }
+        for name, shape in shapes.items():
+            if getattr(self, name).shape != shape:
+                raise InputError(
+                    f"{self.source or 'dataset'}: {name} has shape {getattr(self, name).shape}, "
+                    f"expected {shape}."
+                )
+        for name, values in {**self.labels, **self.columns}.items():
+            if len(values) != n:
+                raise InputError(
+                    f"{self.source or 'dataset'}: {name} has {len(values)} values for {n} structures."
+                )
+
+    # ---------------------------------------------------------------- building
+
+    @classmethod
+    def from_atoms(
+        cls,
+        structures: Iterable[Atoms],
+        ids: Sequence[str] | None = None,
+        labels: Mapping[str, Sequence[float]] | None = None,
+        specs: Mapping[str, Label] | None = None,
+        columns: Mapping[str, Sequence] | None = None,
+        source: str = "",
+    ) -> Dataset:
+        """Gather ASE structures; ids default to ``0, 1, 2 ...``, label meanings to :meth:`Label.guess`."""
+        structures = list(structures)
+        values = {name: np.asarray(column, dtype=np.float64) for name, column in (labels or {}).items()}
+        return cls(
+            ids=np.asarray([str(i) for i in (ids if ids is not None else range(len(structures)))], dtype=str),
+            natoms=np.asarray([len(atoms) for atoms in structures], dtype=np.int64),
+            numbers=np.concatenate([a.numbers for a in structures] or [[]]).astype(np.uint8),
+            positions=np.concatenate([a.positions for a in structures] or [np.zeros((0, 3))]).astype(float),
+            cells=np.asarray([a.cell.array for a in structures], dtype=float).reshape(-1, 3, 3),
+            pbc=np.asarray([a.pbc for a in structures], dtype=bool).reshape(-1, 3),
+            labels=values,
+            specs={name: (specs or {}).get(name, Label.guess(name)) for name in values},
+            columns={name: np.asarray(column) for name, column in (columns or {}).items()},
+            source=source,
+        )
+
+    @classmethod
+    def read(cls, path: str | Path | Sequence[str | Path], target: str | None = None, **options) -> Dataset:
+        """Read structures and labels from files; see :func:`matgraft.data.readers.read`."""
+        from matgraft.data.readers import read
+
+        return read(path, target=target, **options)
+
+    @staticmethod
+    def concatenate(parts: Sequence[Dataset]) -> Dataset:
+        """Put data sets behind one another; a label or column missing in one part is NaN (or empty) there."""
+        if not parts:
+            raise InputError("nothing to concatenate.")
+        specs: dict[str, Label] = {}
+        for part in parts:
+            for name, spec in part.specs.items():
+                known = specs.setdefault(name, spec)
+                if (known.unit, known.kind) != (spec.unit, spec.kind):
+                    raise InputError(
+                        f"label {name!r} means {known.unit} per {known.kind} in "
+                        f"{parts[0].source or 'one part'} "
+                        f"but {spec.unit} per {spec.kind} in {part.source or 'another'}; convert one of them."
+                    )
+        columns = {}
+        for name in dict.fromkeys(name for part in parts for name in part.columns):
+            like = next(part.columns[name] for part in parts if name in part.columns)
+            blank = np.nan if like.dtype.kind in "fiub" else ""
+            columns[name] = np.concatenate(
+                [part.columns.get(name, np.full(len(part), blank)) for part in parts]
+            )
+        return Dataset(
+            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS},
+            labels={
+                name: np.concatenate([part.labels.get(name, np.full(len(part), np.nan)) for part in parts])
+                for name in specs
+            },
+            specs=specs,
+            columns=columns,
+            source=", ".join(dict.fromkeys(part.source for part in parts if part.source)),
+        )
+
+    # ----------------------------------------------------------------- reading
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """Start row of each structure, and the end of the last; shape (n + 1,)."""
+        return np.concatenate([[0], np.cumsum(self.natoms)]).astype(np.int64)
+
+    def __getitem__(self, index: slice | Sequence[int] | np.ndarray) -> Dataset:
+        """The structures that a slice, an integer array or a boolean mask selects, in that order."""
+        rows = np.arange(len(self))[index]
+        if rows.ndim == 0:
+            rows = rows[None]
+        offsets = self.offsets
+        atoms = np.concatenate(
+            [np.arange(offsets[i], offsets[i + 1]) for i in rows] or [np.zeros(0, dtype=np.int64)]
+        )
+        return replace(
+            self,
+            ids=self.ids[rows],
+            natoms=self.natoms[rows],
+            numbers=self.numbers[atoms],
+            positions=self.positions[atoms],
+            cells=self.cells[rows],
+            pbc=self.pbc[rows],
+            labels={name: values[rows] for name, values in self.labels.items()},
+            columns={name: values[rows] for name, values in self.columns.items()},
+        )
+
+    def atoms(self, i: int) -> Atoms:
+        """Structure ``i`` as an ASE object."""
+        rows = slice(*self.offsets[[i, i + 1]])
+        return Atoms(self.numbers[rows], self.positions[rows], cell=self.cells[i], pbc=self.pbc[i])
+
+    def __iter__(self) -> Iterator[Atoms]:
+        return (self.atoms(i) for i in range(len(self)))
+
+    def values(self, target: str) -> np.ndarray:
+        """Label values, shape (n,), or an error that lists the labels that exist."""
+        if target not in self.labels:
+            have = ", ".join(sorted(self.labels)) or "none at all"
+            raise InputError(
+                f"{self.source or 'dataset'}: no label named {target!r}. Labels here: {have}. "
+                "Name one of them with --target."
+            )
+        return self.labels[target]
+
+    @property
+    def formulas(self) -> np.ndarray:
+        """Reduced formulas with elements in alphabetical order, shape (n,)."""
+        counts = self.composition()
+        divisor = np.gcd.reduce(counts, axis=1)
+        reduced = counts // np.maximum(divisor, 1)[:, None]
+        order = sorted(range(counts.shape[1]), key=lambda z: chemical_symbols[z])
+        return np.asarray(
+            [
+                "".join(f"{chemical_symbols[z]}{row[z] if row[z] > 1 else ''}" for z in order if row[z])
+                for row in reduced
+            ]
+        )
+
+    @property
+    def chemical_systems(self) -> np.ndarray:
+        """Elements present, joined by dashes (``Fe-O``), shape (n,)."""
+        present = self.composition() > 0
+        return np.asarray(
+            ["-".join(sorted(chemical_symbols[z] for z in np.flatnonzero(row))) for row in present]
+        )
+
+    def composition(self) -> np.ndarray:
+        """Number of atoms of each element, shape (n, 119), indexed by atomic number."""
+        counts = np.zeros((len(self), len(chemical_symbols)), dtype=np.int64)
+        np.add.at(counts, (np.repeat(np.arange(len(self)), self.natoms), self.numbers), 1)
+        return counts
+
+    # ------------------------------------------------------------------ keeping
+
+    def with_label(self, name: str, values: np.ndarray, spec: Label | None = None) -> Dataset:
+        """A copy that carries one more label."""
+        return replace(
+            self,
+            labels={**self.labels, name: np.asarray(values, dtype=np.float64)},
+            specs={**self.specs, name: spec or Label.guess(name)},
+        )
+
+    def content_hash(self, *targets: str) -> str:
+        """SHA-256 of the structures and of the named labels: equal data, equal hash, whatever the "
+        "file format."""
+        digest = hashlib.sha256()
+        for name in ("natoms", "numbers", "positions", "cells", "pbc"):
+            digest.update(np.ascontiguousarray(getattr(self, name)).tobytes())
+        for target in targets:
+            digest.update(json.dumps(asdict(self.specs[target]), sort_keys=True).encode())
+            digest.update(np.ascontiguousarray(self.values(target)).tobytes())
+        return digest.hexdigest()
+
+    def save(self, folder: str | Path) -> None:
+        """Write a folder of ``.npy`` arrays that :meth:`load` maps into memory instead of reading."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in _ARRAYS:
+            np.save(folder / f"{name}.npy", getattr(self, name))
+        for kind in ("labels", "columns"):
+            for name, values in getattr(self, kind).items():
+                np.save(folder / f"{kind}.{quote(name, safe='')}.npy", values)
+        meta = {
+            "format": "matgraft-dataset",
+            "version": 1,
+            "labels": {name: asdict(spec) for name, spec in self.specs.items()},
+            "columns": list(self.columns),
+            "source": self.source,
+        }
+        (folder / "dataset.json").write_text(json.dumps(meta, indent=1))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Dataset:
+        """Open what :meth:`save` wrote; arrays are memory-mapped."""
+        folder = Path(folder)
+        try:
+            meta = json.loads((folder / "dataset.json").read_text())
+
+            def array(name: str) -> np.ndarray:
+                return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+
+            return cls(
+                **{name: array(name) for name in _ARRAYS},
+                labels={name: array(f"labels.{quote(name, safe='')}") for name in meta["labels"]},
+                specs={name: Label(**spec) for name, spec in meta["labels"].items()},
+                columns={name: array(f"columns.{quote(name, safe='')}") for name in meta["columns"]},
+                source=str(folder),
+            )
+        except (OSError, KeyError, TypeError, EOFError, ValueError) as error:
+            raise InputError(f"{folder}: not a readable matgraft data set folder ({error}).") from error

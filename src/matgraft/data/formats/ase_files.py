@@ -1,0 +1,42 @@
+"""Formats that ASE reads well: POSCAR and its databases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ase.io
+from ase.db import connect
+
+from matgraft.data.dataset import Dataset, Label
+from matgraft.data.formats.common import SPECS_KEY, gather, labels_and_columns, stem
+
+# Key of the ``data`` of a row under which things are kept that ASE does not take as key-value pairs.
+DATA_KEY = "matgraft"
+ROW_IDS = ("material_id", "structure_id", "uid", "name")
+
+
+def read_poscar(path: Path) -> Dataset:
+    """Read one structure; a file called just POSCAR or CONTCAR is known by its folder."""
+    bare = path.name in {"POSCAR", "CONTCAR"}
+    atoms = ase.io.read(path, format="vasp")
+    return Dataset.from_atoms([atoms], [path.resolve().parent.name if bare else path.stem], source=str(path))
+
+
+def read_ase_db(path: Path) -> Dataset:
+    """Read all rows of an ASE database; energies and key-value pairs become labels and columns."""
+    database = connect(path, use_lock_file=False)
+    structures, ids, fields = [], [], []
+    for row in database.select():
+        values = {name: row.get(name) for name in ("energy", "free_energy") if row.get(name) is not None}
+        values |= row.key_value_pairs
+        own = row.data.get(DATA_KEY, {})
+        values |= own.get("values", {})
+        named = next((key for key in ROW_IDS if isinstance(values.get(key), str)), None)
+        fallback = values.pop(named) if named else f"{stem(path)}-{row.id}"
+        ids.append(own.get("id", fallback))
+        structures.append(row.toatoms())
+        fields.append(values)
+    stated = database.metadata.get(SPECS_KEY)
+    specs = {name: Label(**meaning) for name, meaning in (stated or {}).items()}
+    labels, columns = labels_and_columns(gather(fields), None if stated is None else specs)
+    return Dataset.from_atoms(structures, ids, labels, specs, columns, source=str(path))

@@ -1,0 +1,117 @@
+"""CIF through gemmi, which parses a file some fifty times faster than ASE or pymatgen."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import gemmi
+import numpy as np
+from ase import Atoms
+from ase.geometry import cellpar_to_cell
+
+from matgraft.data.dataset import Dataset
+from matgraft.data.formats.common import stem
+from matgraft.errors import InputError
+
+# Images of one site closer than this (Angstrom) are one atom on a special position with rounded coordinates.
+SITE_TOLERANCE = 0.2
+
+
+def _operations(small: gemmi.SmallStructure) -> list[gemmi.Op]:
+    """Symmetry operations: as listed, else those of the space group that the block names, else identity."""
+    if len(small.symops):
+        return [gemmi.Op(text) for text in small.symops]
+    group = small.spacegroup
+    if group is None and small.spacegroup_number:
+        group = gemmi.find_spacegroup_by_number(small.spacegroup_number)
+    if group is not None:
+        return list(group.operations())
+    if small.spacegroup_hm or small.spacegroup_hall:
+        raise ValueError(
+            f"unknown space group {small.spacegroup_hm or small.spacegroup_hall!r} and no list of symmetry "
+            "operations; add _symmetry_equiv_pos_as_xyz or export the file in P1"
+        )
+    return [gemmi.Op("x,y,z")]
+
+
+def _expand(frac: np.ndarray, operations: list[gemmi.Op], cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All atoms of the cell: which site each comes from, and its fractional coordinates."""
+    rotations = np.asarray([op.rot for op in operations]) / gemmi.Op.DEN
+    shifts = np.asarray([op.tran for op in operations]) / gemmi.Op.DEN
+    images = np.einsum("oij,sj->soi", rotations, frac) + shifts
+    images -= np.floor(images)
+    difference = images[:, :, None] - images[:, None]
+    difference -= np.round(difference)
+    near = np.linalg.norm(difference @ cell, axis=-1) < SITE_TOLERANCE
+    earlier = np.tril(np.ones(near.shape[1:], dtype=bool), k=-1)
+    site, image = np.nonzero(~(near & earlier).any(axis=2))
+    return site, images[site, image]
+
+
+def _check_formula(block: gemmi.cif.Block, numbers: np.ndarray) -> None:
+    """Compare with the formula in the file: a table that was cut at a line's end parses without complaint."""
+    text = block.find_value("_chemical_formula_sum")
+    if not text:
+        return
+    stated: dict[int, float] = {}
+    for word in gemmi.cif.as_string(text).split():
+        match = re.fullmatch(r"([A-Z][a-z]?)(\d*\.?\d*)", word)
+        element = gemmi.Element(match[1]).atomic_number if match else 0
+        if match is None or element == 0 or match[2] == ".":
+            return
+        stated[element] = stated.get(element, 0) + float(match[2] or 1)
+    if not stated:
+        return
+    elements, counts = np.unique(numbers, return_counts=True)
+    found = dict(zip(elements.tolist(), counts.tolist(), strict=True))
+    total_stated, total_found = sum(stated.values()), sum(found.values())
+    if set(stated) != set(found) or any(
+        abs(stated[z] / total_stated - found[z] / total_found) > 1e-3 for z in stated
+    ):
+        raise ValueError(
+            f"the atoms do not add up to the formula {gemmi.cif.as_string(text)!r} given in the file; "
+            "atoms are missing, or the formula line should be corrected or removed"
+        )
+
+
+def atoms_from_block(block: gemmi.cif.Block) -> Atoms:
+    """The full cell that a CIF data block describes; ValueError says what stands against it."""
+    small = gemmi.make_small_structure_from_block(block)
+    sites = list(small.sites)
+    if not sites:
+        raise ValueError("it holds no atoms with fractional coordinates")
+    if block.find_value("_cell_length_a") is None:
+        raise ValueError("it gives no unit cell")
+    for site in sites:
+        if site.element.atomic_number == 0:
+            raise ValueError(f"unknown species {site.type_symbol or site.label!r}")
+        if abs(site.occ - 1) > 1e-3:
+            raise ValueError(
+                f"site {site.label} has occupancy {site.occ:g}; only ordered structures can be used, "
+                "so replace it by an ordered one"
+            )
+    frac = np.asarray([site.fract.tolist() for site in sites])
+    numbers = np.asarray([site.element.atomic_number for site in sites])
+    cell = cellpar_to_cell(small.cell.parameters)
+    operations = _operations(small)
+    if len(operations) > 1 and np.isfinite(frac).all():
+        origin, frac = _expand(frac, operations, cell)
+        numbers = numbers[origin]
+    _check_formula(block, numbers)
+    return Atoms(numbers, frac @ cell, cell=cell, pbc=True)
+
+
+def read_cif(path: Path) -> Dataset:
+    """Read every data block with atoms; a single one is called after the file, several after themselves."""
+    blocks = [block for block in gemmi.cif.read(str(path)) if block.find_loop("_atom_site_fract_x")]
+    if not blocks:
+        raise InputError(f"{path}: no data block with _atom_site_fract_x. Is the file complete, and a CIF?")
+    structures = []
+    for block in blocks:
+        try:
+            structures.append(atoms_from_block(block))
+        except ValueError as error:
+            raise InputError(f"{path}: structure {block.name}: {error}.") from error
+    ids = [stem(path)] if len(blocks) == 1 else [block.name for block in blocks]
+    return Dataset.from_atoms(structures, ids, source=str(path))

@@ -1,0 +1,113 @@
+"""What several formats share: file names, decompression and the typing of text values."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from matgraft.errors import InputError
+
+ALWAYS_LABELS = frozenset({"energy", "free_energy"})
+# Floats that say how good a label is, not labels.
+NEVER_LABELS = frozenset({"e_form_spread"})
+ID_KEYS = ("id", "material_id")
+
+# Under this key our own files say what their labels mean.
+SPECS_KEY = "matgraft_labels"
+
+_BLANK = frozenset({"", "nan", "none", "null", "na", "n/a"})
+_BOOLEAN = {"t": True, "true": True, "f": False, "false": False}
+
+
+def stem(path: Path) -> str:
+    """File name without its extension, and without ``.gz``."""
+    return path.with_suffix("").stem if path.suffix == ".gz" else path.stem
+
+
+def read_bytes(path: Path, size: int = -1) -> bytes:
+    """The file's content or its first ``size`` bytes, decompressed if its name ends in ``.gz``."""
+    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+        return file.read(size)
+
+
+def read_text(path: Path) -> str:
+    """The file's content as UTF-8 text, or an error that says it is none."""
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: not a text file (byte {error.start} is not UTF-8). Is the file damaged?"
+        ) from error
+
+
+def typed(values: Sequence[str | None]) -> np.ndarray:
+    """The narrowest of int, float, bool and str that holds every value; blanks become NaN (or empty).
+
+    Parameters
+    ----------
+    values : sequence of str or None
+        One text per structure; None and words such as ``nan`` count as blank.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        Ints and bools with blanks among them come back as floats.
+    """
+    texts = ["" if value is None else value.strip() for value in values]
+    blank = [text.lower() in _BLANK for text in texts]
+    known = [text for text, missing in zip(texts, blank, strict=True) if not missing]
+    if known and all(text.lower() in _BOOLEAN for text in known):
+        if not any(blank):
+            return np.asarray([_BOOLEAN[text.lower()] for text in texts])
+        return np.asarray(
+            [np.nan if m else float(_BOOLEAN[t.lower()]) for t, m in zip(texts, blank, strict=True)]
+        )
+    try:
+        numbers = np.asarray([np.nan if m else float(t) for t, m in zip(texts, blank, strict=True)])
+    except ValueError:
+        return np.asarray(texts, dtype=str)
+    if known and not any(blank) and all(text.lstrip("+-").isdigit() for text in known):
+        return np.asarray([int(text) for text in texts])
+    return numbers
+
+
+def labels_and_columns(
+    fields: Mapping[str, np.ndarray], named: Collection[str] | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Sort named per-structure values into labels and columns.
+
+    Labels are the ``named`` ones if the file says which; else floats, and energies even if whole numbers.
+    """
+
+    def is_label(name: str, values: np.ndarray) -> bool:
+        if named is not None:
+            return name in named
+        number = values.dtype.kind == "f" or (name in ALWAYS_LABELS and values.dtype.kind in "iu")
+        return number and name not in NEVER_LABELS
+
+    labels = {
+        name: np.asarray(values, dtype=np.float64)
+        for name, values in fields.items()
+        if is_label(name, values)
+    }
+    return labels, {name: values for name, values in fields.items() if name not in labels}
+
+
+def gather(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Per-structure mappings turned into one array per key; a key that a row lacks is blank there."""
+    fields = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row.get(name) for row in rows]
+        known = [value for value in values if value is not None]
+        if all(isinstance(value, int | float | bool | np.number | np.bool_) for value in known):
+            complete = len(known) == len(values)
+            fields[name] = np.asarray(
+                values if complete else [np.nan if v is None else float(v) for v in values]
+            )
+        else:
+            fields[name] = np.asarray(["" if value is None else str(value) for value in values])
+    return fields

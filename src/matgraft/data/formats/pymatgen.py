@@ -1,0 +1,85 @@
+"""Structures that pymatgen stored as JSON, read without pymatgen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.data import atomic_numbers
+
+from matgraft.data.dataset import Dataset
+from matgraft.data.formats.common import ID_KEYS, gather, labels_and_columns, read_text, stem
+from matgraft.errors import InputError
+
+_ISOTOPES = {"D": 1, "T": 1}
+
+
+def atoms_from_dict(structure: dict[str, Any]) -> Atoms:
+    """The crystal in a ``Structure.as_dict()``; ValueError says what stands against it."""
+    cell = np.asarray(structure["lattice"]["matrix"], dtype=float)
+    numbers: list[int] = []
+    frac: list[Sequence[float]] = []
+    for site in structure["sites"]:
+        species = site["species"]
+        if len(species) != 1 or abs(species[0]["occu"] - 1) > 1e-3:
+            raise ValueError(
+                f"site {site.get('label', len(numbers))} is disordered; replace it by an ordered one"
+            )
+        symbol = species[0]["element"]
+        number = _ISOTOPES.get(symbol, atomic_numbers.get(symbol, 0))
+        if number == 0:
+            raise ValueError(f"unknown species {symbol!r}")
+        numbers.append(number)
+        frac.append(site["abc"])
+    if not numbers:
+        raise ValueError("it holds no atoms")
+    pbc = structure["lattice"].get("pbc", (True, True, True))
+    return Atoms(numbers, np.asarray(frac, dtype=float) @ cell, cell=cell, pbc=pbc)
+
+
+def _is_structure(item: Any) -> bool:
+    return isinstance(item, dict) and {"lattice", "sites"} <= item.keys()
+
+
+def _records(content: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Pairs of id and ``{"structure": ..., label: value}`` for each of the accepted arrangements."""
+    if _is_structure(content):
+        yield name, {"structure": content}
+    elif isinstance(content, dict):
+        for key, item in content.items():
+            yield key, {"structure": item} if _is_structure(item) else item
+    elif isinstance(content, list):
+        for i, item in enumerate(content):
+            if _is_structure(item):
+                yield f"{name}-{i}", {"structure": item}
+            else:
+                record = dict(item)
+                ids = [str(record.pop(key)) for key in ID_KEYS if key in record]
+                yield ids[0] if ids else f"{name}-{i}", record
+    else:
+        raise ValueError("neither a structure nor a collection of structures")
+
+
+def read_pymatgen(path: Path) -> Dataset:
+    """Read a structure, a list of them, ``{id: structure}``, or records with ``structure`` and labels."""
+    structures, ids, fields = [], [], []
+    try:
+        content = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}: not complete JSON ({error}). The file may be truncated; copy it again."
+        ) from error
+    for name, record in _records(content, stem(path)):
+        try:
+            structures.append(atoms_from_dict(record["structure"]))
+        except (KeyError, TypeError, ValueError) as error:
+            problem = f"no {error}" if isinstance(error, KeyError) else error
+            raise InputError(f"{path}: structure {name}: {problem}.") from error
+        ids.append(name)
+        fields.append({k: v for k, v in record.items() if isinstance(v, str | int | float)})
+    labels, columns = labels_and_columns(gather(fields))
+    return Dataset.from_atoms(structures, ids, labels, columns=columns, source=str(path))

@@ -1,0 +1,201 @@
+"""Which structures train and which validate. Pure functions of a generator: equal seed, equal split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from ase.data import atomic_numbers
+
+from matgraft.data.checks import list_ids
+from matgraft.data.dataset import Dataset
+from matgraft.data.formats.common import read_text
+from matgraft.data.readers import read
+from matgraft.errors import InputError
+
+Rng = np.random.Generator | int
+Split = tuple[np.ndarray, np.ndarray]
+
+ID_LISTS = frozenset({"", ".txt", ".ids", ".lst"})
+
+
+def validation_count(n: int, val_size: float) -> int:
+    """Number of validation structures: ``val_size`` itself, or that fraction of ``n`` if it is below one."""
+    fraction = isinstance(val_size, float) and 0 < val_size < 1
+    count = round(val_size * n) if fraction else int(val_size)
+    if not fraction and count != val_size:
+        raise InputError(
+            f"validation size {val_size} is neither a whole number nor a fraction between 0 and 1."
+        )
+    if not 0 < count < n:
+        raise InputError(
+            f"cannot take {val_size} structures for validation out of {n}: both sides need at least one. "
+            "Ask for fewer (--val-size), or add structures."
+        )
+    return count
+
+
+def random_split(n: int, val_size: float, rng: Rng) -> Split:
+    """Split ``n`` structures at random, as the paper does.
+
+    Parameters
+    ----------
+    n : int
+    val_size : int or float
+        Number of validation structures, or a fraction between 0 and 1.
+    rng : Generator or int
+
+    Returns
+    -------
+    train, val : ndarray of int, sorted
+    """
+    count = validation_count(n, val_size)
+    order = np.random.default_rng(rng).permutation(n)
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+def groups(ds: Dataset, by: Literal["formula", "chemical_system"]) -> np.ndarray:
+    """The group of each structure: its reduced formula, or its set of elements."""
+    if by not in ("formula", "chemical_system"):
+        raise InputError(f"cannot group by {by!r}; choose formula or chemical_system.")
+    return ds.formulas if by == "formula" else ds.chemical_systems
+
+
+def grouped_split(grouping: np.ndarray, val_size: float, rng: Rng) -> Split:
+    """Split so that each group is on one side only; polymorphs of a formula then never straddle the split.
+
+    Groups are taken in random order. Of all unions of groups, one is chosen whose size is as near to
+    ``val_size`` as any (subset sum by dynamic programming), of groups that come early in that order.
+
+    Parameters
+    ----------
+    grouping : ndarray, shape (n,)
+        Group of each structure.
+    val_size : int or float
+    rng : Generator or int
+
+    Returns
+    -------
+    train, val : ndarray of int, sorted
+    """
+    count = validation_count(len(grouping), val_size)
+    _, member, sizes = np.unique(grouping, return_inverse=True, return_counts=True)
+    if len(sizes) < 2:
+        raise InputError(
+            "all structures belong to one group, which cannot be split. Group by something finer."
+        )
+    order = np.random.default_rng(rng).permutation(len(sizes))
+    reachable = np.zeros(min(len(grouping), 2 * count + 1), dtype=bool)
+    reachable[0] = True
+    # Through which group a size was reached first: all others on its path come earlier in the order.
+    through = np.full(len(reachable), -1)
+    for group in order:
+        size = sizes[group]
+        if size >= len(reachable):
+            continue
+        new = np.flatnonzero(reachable[:-size] & ~reachable[size:]) + size
+        reachable[new], through[new] = True, group
+        if reachable[count]:
+            break
+    sums = np.flatnonzero(reachable)[1:]
+    if not sums.size:
+        # Every group is more than twice as large as asked for.
+        through = np.full(sizes.min() + 1, order[np.argmin(sizes[order])])
+        sums = sizes.min(keepdims=True)
+    left = sums[np.argmin(np.abs(sums - count))]
+    chosen = np.zeros(len(sizes), dtype=bool)
+    while left:
+        chosen[through[left]] = True
+        left -= sizes[through[left]]
+    val = chosen[member.ravel()]
+    return np.flatnonzero(~val), np.flatnonzero(val)
+
+
+def split_by_file(ds: Dataset, path: str | Path) -> Split:
+    """Validate on the structures that a file names, train on all others.
+
+    Parameters
+    ----------
+    ds : Dataset
+    path : str or Path
+        A text file (``.txt``, ``.ids``, ``.lst`` or no extension) with one id per line, or a file of
+        structures with the same ids.
+    """
+    if Path(path).suffix.lower() in ID_LISTS and Path(path).is_file():
+        listed = [line.strip() for line in read_text(Path(path)).splitlines()]
+        listed = [name for name in listed if name and not name.startswith("#")]
+    else:
+        listed = read(path, check=False).ids.tolist()
+    unknown = sorted(set(listed) - set(ds.ids.tolist()))
+    if unknown:
+        raise InputError(
+            f"{path}: {len(unknown)} ids are not in {ds.source or 'the data set'}: {list_ids(unknown)}. "
+            "Remove them, or read the data set that they belong to."
+        )
+    val = np.isin(ds.ids, listed)
+    if val.all() or not val.any():
+        raise InputError(
+            f"{path}: names {val.sum()} of {len(ds)} structures, which leaves one side of the split empty."
+        )
+    return np.flatnonzero(~val), np.flatnonzero(val)
+
+
+def disjoint_subsets(train_idx: np.ndarray, size: int, rng: Rng) -> list[np.ndarray]:
+    """As many disjoint random subsets of ``size`` as there are: the halves and quarters of the paper."""
+    order = _shuffled(train_idx, size, rng)
+    return [np.sort(order[start : start + size]) for start in range(0, len(order) - size + 1, size)]
+
+
+def nested_subsets(train_idx: np.ndarray, sizes: Sequence[int], rng: Rng) -> list[np.ndarray]:
+    """One random subset per size, each smaller one inside every larger one."""
+    order = _shuffled(train_idx, max(sizes), rng)
+    if min(sizes) < 1:
+        raise InputError(f"cannot take a subset of {min(sizes)} structures. Ask for at least one.")
+    return [np.sort(order[:size]) for size in sizes]
+
+
+def _shuffled(train_idx: np.ndarray, size: int, rng: Rng) -> np.ndarray:
+    if not 1 <= size <= len(train_idx):
+        raise InputError(
+            f"cannot take {size} structures out of {len(train_idx)} for training. Ask for between 1 and "
+            f"{len(train_idx)}, or keep fewer for validation."
+        )
+    return np.random.default_rng(rng).permutation(np.asarray(train_idx))
+
+
+def exclude(
+    source: Dataset, formulas_of: Dataset | None = None, elements: Sequence[str] = ()
+) -> tuple[np.ndarray, dict[str, int]]:
+    """What may stay in a source set so that it has not seen the target.
+
+    Parameters
+    ----------
+    source : Dataset
+    formulas_of : Dataset, optional
+        Structures with the reduced formula of one of these go.
+    elements : sequence of str
+        Structures that contain one of these go.
+
+    Returns
+    -------
+    keep : ndarray of bool, shape (n,)
+    report : dict of str to int
+        ``total``, ``same_formula``, ``element`` (further ones), ``kept``.
+    """
+    unknown = [symbol for symbol in elements if not atomic_numbers.get(symbol)]
+    if unknown:
+        raise InputError(f"cannot exclude {', '.join(map(repr, unknown))}: not a chemical element.")
+    same = np.zeros(len(source), dtype=bool)
+    if formulas_of is not None:
+        same = np.isin(source.formulas, formulas_of.formulas)
+    contains = (source.composition()[:, [atomic_numbers[symbol] for symbol in elements]] > 0).any(axis=1)
+    keep = ~same & ~contains
+    report = {
+        "total": len(source),
+        "same_formula": int(same.sum()),
+        "element": int((contains & ~same).sum()),
+        "kept": int(keep.sum()),
+    }
+    return keep, report

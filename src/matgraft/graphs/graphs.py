@@ -1,0 +1,275 @@
+"""Crystal graphs of a whole data set as flat arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numba import njit
+
+from matgraft.graphs.neighbours import completed_cells, edges_of
+from matgraft.graphs.quotient import TOLERANCE, pairs
+
+if TYPE_CHECKING:
+    from matgraft.data import Dataset
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Graphs put side by side, as tensors.
+
+    Each undirected pair of nodes is kept once: the distance, and so the filter, is the same both ways.
+
+    Attributes
+    ----------
+    species : LongTensor, shape (n_nodes,)
+        Atomic numbers.
+    multiplicity : Tensor, shape (n_nodes,)
+        Atoms that the node stands for.
+    structure : LongTensor, shape (n_nodes,)
+        Structure that the node belongs to.
+    natoms : Tensor, shape (n_structures,)
+    first, second : LongTensor, shape (n_pairs,)
+        The two nodes of each pair.
+    distance : Tensor, shape (n_pairs,)
+        In Angstrom, below the cutoff.
+    into_first, into_second : Tensor, shape (n_pairs,)
+        Neighbours of this kind that an atom of ``first`` has in ``second``, and the reverse.
+    """
+
+    species: torch.Tensor
+    multiplicity: torch.Tensor
+    structure: torch.Tensor
+    natoms: torch.Tensor
+    first: torch.Tensor
+    second: torch.Tensor
+    distance: torch.Tensor
+    into_first: torch.Tensor
+    into_second: torch.Tensor
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Batch:
+        """The same batch on a device; ``dtype`` converts the floating-point members only."""
+
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+
+        return Batch(**{f.name: move(getattr(self, f.name)) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """Graphs of ``n`` structures; nodes are atoms, or classes of equivalent atoms.
+
+    Attributes
+    ----------
+    natoms : ndarray of int64, shape (n,)
+        Atoms in the cell, whether merged or not.
+    node_offsets, pair_offsets : ndarray of int64, shape (n + 1,)
+        Structure ``i`` owns nodes ``node_offsets[i]:node_offsets[i + 1]``, and pairs likewise.
+    species : ndarray of uint8, shape (n_nodes,)
+    multiplicity : ndarray of float32, shape (n_nodes,)
+    first, second : ndarray of int32, shape (n_pairs,)
+        Nodes of each pair, counted within their structure.
+    distance, into_first, into_second : ndarray of float32, shape (n_pairs,)
+        As in :class:`Batch`.
+    """
+
+    natoms: np.ndarray
+    node_offsets: np.ndarray
+    pair_offsets: np.ndarray
+    species: np.ndarray
+    multiplicity: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+    distance: np.ndarray
+    into_first: np.ndarray
+    into_second: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.natoms)
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """Structures ``rows`` side by side, the pairs in order of distance."""
+        rows = np.asarray(rows, dtype=np.int64)
+        arrays = _gather(
+            rows,
+            self.node_offsets,
+            self.pair_offsets,
+            self.species,
+            self.multiplicity,
+            self.first,
+            self.second,
+            self.distance,
+            self.into_first,
+            self.into_second,
+        )
+        names = (
+            "species",
+            "multiplicity",
+            "structure",
+            "first",
+            "second",
+            "distance",
+            "into_first",
+            "into_second",
+        )
+        return Batch(
+            natoms=torch.from_numpy(self.natoms[rows].astype(np.float32)),
+            **{name: torch.from_numpy(array) for name, array in zip(names, arrays, strict=True)},
+        )
+
+    def batches(self, order: np.ndarray, batch_size: int, max_pairs: int = 200_000) -> Iterator[np.ndarray]:
+        """Cut ``order`` into runs of at most ``batch_size`` structures and ``max_pairs`` pairs.
+
+        A structure that alone has more pairs gets a batch of its own.
+        """
+        pairs_of = np.diff(self.pair_offsets)
+        start, total = 0, 0
+        for stop, row in enumerate(order):
+            if stop > start and (stop - start == batch_size or total + pairs_of[row] > max_pairs):
+                yield order[start:stop]
+                start, total = stop, 0
+            total += pairs_of[row]
+        if start < len(order):
+            yield order[start:]
+
+
+def build_graphs(dataset: Dataset, cutoff: float, merge_equivalent: bool = True) -> Graphs:
+    """Neighbour lists of a data set, with equivalent atoms merged.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    cutoff : float
+        In Angstrom.
+    merge_equivalent : bool
+        False keeps one node per atom.
+    """
+    cells = completed_cells(dataset.cells, dataset.pbc)
+    built = _build(
+        np.ascontiguousarray(dataset.numbers),
+        np.ascontiguousarray(dataset.positions, dtype=float),
+        cells,
+        np.linalg.inv(cells) if len(cells) else cells,
+        np.ascontiguousarray(dataset.pbc),
+        dataset.offsets,
+        float(cutoff),
+        TOLERANCE,
+        merge_equivalent,
+    )
+    return Graphs(np.asarray(dataset.natoms, dtype=np.int64), *built)
+
+
+@njit(cache=True)
+def _appended(array, size, values):
+    """Put ``values`` behind the first ``size`` elements, in a longer array if need be."""
+    needed = size + len(values)
+    if needed > len(array):
+        longer = np.empty(max(needed, 2 * len(array)), dtype=array.dtype)
+        longer[:size] = array[:size]
+        array = longer
+    for k in range(len(values)):
+        array[size + k] = values[k]
+    return array
+
+
+@njit(cache=True)
+def _build(numbers, positions, cells, inverses, pbc, offsets, cutoff, tolerance, merge_equivalent):
+    n = len(cells)
+    node_offsets = np.zeros(n + 1, dtype=np.int64)
+    pair_offsets = np.zeros(n + 1, dtype=np.int64)
+    species = np.empty(len(numbers), dtype=np.uint8)
+    multiplicity = np.empty(len(numbers), dtype=np.float32)
+    first = np.empty(1024, dtype=np.int32)
+    second = np.empty(1024, dtype=np.int32)
+    distance = np.empty(1024, dtype=np.float32)
+    into_first = np.empty(1024, dtype=np.float32)
+    into_second = np.empty(1024, dtype=np.float32)
+    n_nodes = n_pairs = 0
+    for s in range(n):
+        atoms = slice(offsets[s], offsets[s + 1])
+        centre, neighbour, _, d = edges_of(positions[atoms], cells[s], inverses[s], pbc[s], cutoff)
+        z, m, a, b, r, into_a, into_b = pairs(
+            numbers[atoms], centre, neighbour, d, tolerance, merge_equivalent
+        )
+        species[n_nodes : n_nodes + len(z)] = z
+        multiplicity[n_nodes : n_nodes + len(z)] = m
+        first = _appended(first, n_pairs, a)
+        second = _appended(second, n_pairs, b)
+        distance = _appended(distance, n_pairs, r)
+        into_first = _appended(into_first, n_pairs, into_a)
+        into_second = _appended(into_second, n_pairs, into_b)
+        n_nodes += len(z)
+        n_pairs += len(r)
+        node_offsets[s + 1] = n_nodes
+        pair_offsets[s + 1] = n_pairs
+    return (
+        node_offsets,
+        pair_offsets,
+        species[:n_nodes].copy(),
+        multiplicity[:n_nodes].copy(),
+        first[:n_pairs].copy(),
+        second[:n_pairs].copy(),
+        distance[:n_pairs].copy(),
+        into_first[:n_pairs].copy(),
+        into_second[:n_pairs].copy(),
+    )
+
+
+_BUCKETS_PER_ANGSTROM = 50.0
+
+
+@njit(cache=True)
+def _gather(
+    rows, node_offsets, pair_offsets, species, multiplicity, first, second, distance, into_first, into_second
+):
+    n_nodes = n_pairs = 0
+    longest = 0.0
+    for row in rows:
+        n_nodes += node_offsets[row + 1] - node_offsets[row]
+        n_pairs += pair_offsets[row + 1] - pair_offsets[row]
+        for p in range(pair_offsets[row], pair_offsets[row + 1]):
+            longest = max(longest, distance[p])
+    # Counting sort by distance: pairs that use the same rows of a filter table follow one another.
+    place = np.zeros(np.int64(longest * _BUCKETS_PER_ANGSTROM) + 2, dtype=np.int64)
+    for row in rows:
+        for p in range(pair_offsets[row], pair_offsets[row + 1]):
+            place[np.int64(distance[p] * _BUCKETS_PER_ANGSTROM) + 1] += 1
+    place = np.cumsum(place)
+    out_species = np.empty(n_nodes, dtype=np.int64)
+    out_multiplicity = np.empty(n_nodes, dtype=np.float32)
+    out_structure = np.empty(n_nodes, dtype=np.int64)
+    out_first = np.empty(n_pairs, dtype=np.int64)
+    out_second = np.empty(n_pairs, dtype=np.int64)
+    out_distance = np.empty(n_pairs, dtype=np.float32)
+    out_into_first = np.empty(n_pairs, dtype=np.float32)
+    out_into_second = np.empty(n_pairs, dtype=np.float32)
+    node = 0
+    for k, row in enumerate(rows):
+        for p in range(pair_offsets[row], pair_offsets[row + 1]):
+            bucket = np.int64(distance[p] * _BUCKETS_PER_ANGSTROM)
+            q = place[bucket]
+            place[bucket] += 1
+            out_first[q] = node + first[p]
+            out_second[q] = node + second[p]
+            out_distance[q] = distance[p]
+            out_into_first[q] = into_first[p]
+            out_into_second[q] = into_second[p]
+        for c in range(node_offsets[row], node_offsets[row + 1]):
+            out_species[node] = species[c]
+            out_multiplicity[node] = multiplicity[c]
+            out_structure[node] = k
+            node += 1
+    return (
+        out_species,
+        out_multiplicity,
+        out_structure,
+        out_first,
+        out_second,
+        out_distance,
+        out_into_first,
+        out_into_second,
+    )

@@ -1,0 +1,79 @@
+"""Output folders: made late, written whole, and able to tell what they belong to."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from matgraft.errors import InputError
+
+SETTINGS = "settings.json"
+_PACKAGES = ("matgraft", "torch", "numpy", "numba", "ase", "gemmi")
+
+
+def claim(folder: str | Path, settings: dict) -> Path:
+    """Make an output folder, or take up again one that an interrupted run with equal settings left.
+
+    Parameters
+    ----------
+    folder : str or Path
+    settings : dict
+        Everything that decides the result, data hash included; kept in ``settings.json``.
+
+    Raises
+    ------
+    InputError
+        The folder holds something else.
+    """
+    folder = Path(folder)
+    wanted = json.loads(json.dumps(settings))
+    path = folder / SETTINGS
+    if path.is_file():
+        try:
+            found = json.loads(path.read_text())["settings"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}: not readable. Give another --out folder, or delete this one."
+            ) from error
+        if found != wanted:
+            changed = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+            raise InputError(
+                f"{folder}: holds a run with other settings ({', '.join(changed)} differ). "
+                "Give another --out folder, or delete this one."
+            )
+        return folder
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: exists and was not written by this command. Give another --out folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"settings": wanted, "versions": versions()})
+    return folder
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result depends on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def write_json(path: Path, content: object) -> None:
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(partial, "w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(header)
+        writer.writerows(rows)
+    os.replace(partial, path)

@@ -1,0 +1,137 @@
+"""Growing a source model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from matgraft.data import Dataset
+from matgraft.data.splits import exclude, validation_count
+from matgraft.errors import InputError
+from matgraft.evaluation.metrics import errors
+from matgraft.evaluation.plots import training_curve
+from matgraft.jobs.folder import claim, write_json
+from matgraft.models.model import Model
+from matgraft.models.schnet import Architecture
+from matgraft.progress import Progress
+from matgraft.training.graft import Task, train_from_scratch
+from matgraft.training.recipe import PRETRAIN, Recipe
+
+_CONDITION = re.compile(r"\s*(\w+)\s*(<=|>=|==|<|>)\s*(\S+)\s*")
+_COMPARE = {"<=": np.less_equal, ">=": np.greater_equal, "==": np.equal, "<": np.less, ">": np.greater}
+
+
+def keep_where(dataset: Dataset, conditions: Sequence[str]) -> np.ndarray:
+    """Mask of structures that satisfy conditions such as ``e_form_spread<=0.1`` or ``natoms<=100``."""
+    mask = np.ones(len(dataset), dtype=bool)
+    known = {"natoms": dataset.natoms, **dataset.labels, **dataset.columns}
+    for condition in conditions:
+        match = _CONDITION.fullmatch(condition)
+        if match is None or match[1] not in known:
+            raise InputError(
+                f"--keep {condition!r}: write NAME<=VALUE (or <, >, >=, ==) with one of {', '.join(sorted(known))}."
+            )
+        values = known[match[1]]
+        try:
+            bound = values.dtype.type(match[3])
+        except ValueError as error:
+            raise InputError(f"--keep {condition!r}: {match[3]!r} is not a value of {match[1]}.") from error
+        mask &= _COMPARE[match[2]](values, bound)
+    return mask
+
+
+def pretrain(
+    data: str | Path | Dataset,
+    target: str,
+    out: str | Path,
+    *,
+    exclude_formulas_of: str | Path | None = None,
+    exclude_elements: Sequence[str] = (),
+    keep: Sequence[str] = (),
+    val_size: float = 0.1,
+    arch: Architecture | None = None,
+    recipe: Recipe = PRETRAIN,
+    seed: int = 0,
+    name: str = "",
+    licence: str = "",
+) -> Model:
+    """Train a source model on many crystals and write it with its card.
+
+    Parameters
+    ----------
+    data : path or Dataset
+    target : str
+    out : path
+        Gets the model, ``metrics.json``, the log and the training curve; an interrupted run continues there.
+    exclude_formulas_of : path, optional
+        Structures with the reduced formula of one in this target set are left out.
+    exclude_elements : sequence of str
+        Structures that contain one of these elements are left out.
+    keep : sequence of str
+        Conditions on columns, such as ``e_form_spread<=0.1``.
+    val_size : int or float
+        Structures (or share) held out to choose the epoch and to state the error.
+    arch : Architecture, optional
+        Default ``arch1``.
+    recipe : Recipe
+    seed : int
+    name, licence : str
+        For the card.
+    """
+    dataset = data if isinstance(data, Dataset) else Dataset.read(data, target=target)
+    forbidden = None if exclude_formulas_of is None else Dataset.read(exclude_formulas_of)
+    mask, report = exclude(dataset, forbidden, exclude_elements)
+    chosen = mask & keep_where(dataset, keep)
+    report["kept_after_conditions"] = int(chosen.sum())
+    dataset = dataset[chosen]
+    arch = arch or Architecture()
+    held = validation_count(len(dataset), val_size)
+    order = np.random.default_rng(seed).permutation(len(dataset))
+    train_rows, validation_rows = order[:-held], order[-held:]
+    settings = {
+        "command": "pretrain",
+        "target": target,
+        "exclude_formulas_of": None if exclude_formulas_of is None else Path(exclude_formulas_of).name,
+        "exclude_elements": sorted(exclude_elements),
+        "keep": list(keep),
+        "structures": report,
+        "n_train": len(train_rows),
+        "n_val": held,
+        "architecture": arch.as_dict(),
+        "recipe": recipe.model_dump(),
+        "seed": seed,
+        "data_hash": dataset.content_hash(target),
+    }
+    out = claim(out, settings)
+    with Progress(recipe.epochs, "pretrain", unit="epochs") as progress:
+        task = Task.of(dataset, target, arch.cutoff)
+        model = train_from_scratch(
+            task,
+            train_rows,
+            validation_rows,
+            arch=arch,
+            recipe=recipe,
+            seed=seed,
+            folder=out,
+            report=lambda row: progress.step(validation=row["validation_mae"]),
+        )
+    prediction = model.label.from_per_atom(task.source_per_atom(model), task.natoms)
+    truth = dataset.values(target)
+
+    def scores(rows: np.ndarray) -> dict[str, float]:
+        return errors(model.label, truth[rows], prediction[rows], task.natoms[rows])
+
+    metrics: dict = {"validation": scores(validation_rows), "train": scores(train_rows)}
+    if "structure_origin" in dataset.columns:
+        origin = dataset.columns["structure_origin"][validation_rows]
+        metrics["validation_pbe_geometry"] = scores(validation_rows[origin <= 2])
+        metrics["validation_later_geometry"] = scores(validation_rows[origin == 3])
+    history = model.card["history"]
+    model = model.with_card(name=name or out.name, licence=licence, metrics=metrics, **settings)
+    model.save(out)
+    write_json(out / "metrics.json", metrics)
+    training_curve(out / "training.png", history)
+    return model

@@ -1,0 +1,1 @@
+"""SchNet, reference energies, model files."""

@@ -1,0 +1,96 @@
+"""Reference energies: what each element contributes before the network says anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from ase.data import atomic_numbers, chemical_symbols
+
+from matgraft.errors import InputError
+
+_RIDGE = 1e-3
+_HUBER = 1.345
+_ITERATIONS = 30
+
+
+@dataclass(frozen=True)
+class References:
+    """One energy per element, in the label's unit per atom.
+
+    Attributes
+    ----------
+    energies : ndarray, shape (119,)
+        Indexed by atomic number; NaN for elements that were never fitted.
+    fallback : float
+        Stands in for those (and the prediction is marked).
+    """
+
+    energies: np.ndarray
+    fallback: float = 0.0
+
+    @classmethod
+    def none(cls) -> References:
+        """No references at all: zero for every element."""
+        return cls(np.zeros(len(chemical_symbols)))
+
+    @classmethod
+    def given(cls, energies: dict[str, float]) -> References:
+        """Reference energies that the user knows, by element symbol, per atom."""
+        values = np.full(len(chemical_symbols), np.nan)
+        for symbol, energy in energies.items():
+            if symbol not in atomic_numbers or not np.isfinite(energy):
+                raise InputError(
+                    f"reference energies: {symbol!r}: {energy!r} is not an element with a finite energy."
+                )
+            values[atomic_numbers[symbol]] = energy
+        return cls(values, float(np.nanmean(values)) if energies else 0.0)
+
+    @classmethod
+    def fit(cls, composition: np.ndarray, per_atom: np.ndarray, robust: bool = True) -> References:
+        """Least squares of ``per_atom = sum_Z x_Z e_Z`` over the fractions ``x_Z``.
+
+        Parameters
+        ----------
+        composition : ndarray, shape (n, 119)
+            Atoms of each element.
+        per_atom : ndarray, shape (n,)
+            Labels, or label minus the source's prediction, per atom.
+        robust : bool
+            Huber's loss by iteratively reweighted least squares, so that a few wrong labels or
+            structures outside the source's domain do not set the references of everyone.
+        """
+        fractions = composition / composition.sum(axis=1, keepdims=True)
+        centre = float(np.median(per_atom) if robust else np.mean(per_atom))
+        ridge = _RIDGE * np.eye(fractions.shape[1])
+        weights = np.ones(len(per_atom))
+        for _ in range(_ITERATIONS if robust else 1):
+            weighted = fractions * weights[:, None]
+            shift = np.linalg.solve(weighted.T @ fractions + ridge, weighted.T @ (per_atom - centre))
+            residual = np.abs(per_atom - centre - fractions @ shift)
+            width = _HUBER * 1.4826 * np.median(residual)
+            weights = (
+                np.minimum(1.0, width / np.maximum(residual, 1e-12)) if width > 0 else np.ones_like(weights)
+            )
+        energies = centre + shift
+        energies[composition.sum(axis=0) == 0] = np.nan
+        return cls(energies, centre)
+
+    def per_atom(self, composition: np.ndarray) -> np.ndarray:
+        """Reference part of each structure, per atom, shape (n,)."""
+        energies = np.where(np.isnan(self.energies), self.fallback, self.energies)
+        return composition @ energies / composition.sum(axis=1)
+
+    def __add__(self, other: References) -> References:
+        """Sum of two; an element is fitted if ``other`` fitted it (the later fit decides what is known)."""
+        mine = np.where(np.isnan(self.energies), self.fallback, self.energies)
+        return References(mine + other.energies, self.fallback + other.fallback)
+
+    @property
+    def fitted(self) -> np.ndarray:
+        """Atomic numbers with an energy of their own."""
+        return np.flatnonzero(~np.isnan(self.energies))
+
+    def as_dict(self) -> dict[str, float]:
+        """Energies by element symbol, elements that were fitted only."""
+        return {chemical_symbols[z]: float(self.energies[z]) for z in self.fitted if z > 0}

@@ -1,0 +1,191 @@
+"""How far long work has come: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, ProgressColumn, TaskID
+from rich.progress import Progress as RichProgress
+from rich.text import Text
+
+EVERY = 10.0
+"""Least seconds between two plain lines, so that a log of a day stays readable."""
+
+
+def duration(seconds: float) -> str:
+    """``3:10`` or ``1:02:05``."""
+    minutes, seconds = divmod(int(max(seconds, 0.0) + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class Progress:
+    """Context manager that reports on work done in steps.
+
+    On a terminal a bar; elsewhere a line at the start, at most one every 10 s, and one at the end, such as
+    ``pretrain 12/50 epochs, 3:10 elapsed, 10:02 left, validation 0.046``. Show one at a time: work inside
+    other work takes ``enabled=False``.
+
+    Parameters
+    ----------
+    total : int or None
+        Number of steps, None if it is not known.
+    title : str
+        What is going on, for instance ``pretrain``.
+    enabled : bool or None
+        False says nothing at all. None speaks wherever there is a stream to speak to.
+    stream : text file, optional
+        Standard error by default, which leaves standard output to the results.
+    unit : str
+        What the steps are, in the plural: ``epochs``.
+    done : int
+        Steps made by an earlier run that this one resumes; they do not count for the speed.
+    clock : callable
+        Seconds that only ever grow.
+
+    Examples
+    --------
+    >>> with Progress(50, "pretrain", unit="epochs") as progress:
+    ...     for epoch in range(50):
+    ...         progress.step(validation=0.046)
+    """
+
+    def __init__(
+        self,
+        total: int | None,
+        title: str,
+        enabled: bool | None = None,
+        stream: TextIO | None = None,
+        *,
+        unit: str = "",
+        done: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.total, self.title, self.unit = total, title, unit
+        self.count = self._done = done
+        self.figures: dict[str, str] = {}
+        self._clock = clock
+        # Looked up here and not in the signature: whoever redirects standard error does so after the import.
+        self._stream = sys.stderr if stream is None else stream
+        self._enabled = enabled is not False and self._stream is not None
+        self._start = self._told = clock()
+        self._bar: RichProgress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Progress:
+        self._start = self._told = self._clock()
+        if not self._enabled:
+            return self
+        console = Console(file=self._stream)
+        if console.is_terminal and not console.is_dumb_terminal:
+            self._bar = RichProgress(
+                _Said(self._head, "bold"),
+                BarColumn(bar_width=24),
+                _Said(self._tail),
+                console=console,
+                refresh_per_second=4,
+                # Results on standard output may be piped elsewhere; rich would divert them to this stream.
+                redirect_stdout=False,
+            )
+            self._task = self._bar.add_task("", total=self.total, completed=self.count)
+            self._bar.start()
+        else:
+            self._say(self._head())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._enabled:
+            return
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+            return
+        times = f"stopped after {self._elapsed()}" if kind else f"{self._elapsed()} elapsed"
+        self._say(", ".join([self._head(), times, *self._shown()]))
+
+    def step(self, n: int = 1, **figures: float | int | str) -> None:
+        """Count ``n`` more steps, and show these figures until newer ones of the same name come.
+
+        Parameters
+        ----------
+        n : int
+        **figures : float, int or str
+            For instance ``validation=0.046``; underscores in a name become spaces.
+        """
+        self.count += n
+        if not self._enabled:
+            return
+        for name, value in figures.items():
+            self.figures[name.replace("_", " ")] = _short(value)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.count)
+            return
+        now = self._clock()
+        # The last step is told on leaving.
+        if now - self._told >= EVERY and self.count != self.total:
+            self._told = now
+            self._say(", ".join([self._head(), *self._times(), *self._shown()]))
+
+    def note(self, message: str) -> None:
+        """Print a line of its own without tearing the bar."""
+        if not self._enabled:
+            return
+        if self._bar is not None:
+            self._bar.console.print(Text(message))
+        else:
+            self._say(message)
+
+    def _head(self) -> str:
+        of = "" if self.total is None else f"/{self.total}"
+        return f"{self.title} {self.count}{of} {self.unit}".rstrip()
+
+    def _tail(self) -> str:
+        return "  ".join([*self._times(), *self._shown()])
+
+    def _elapsed(self) -> str:
+        return duration(self._clock() - self._start)
+
+    def _times(self) -> list[str]:
+        seconds = self._clock() - self._start
+        times = [f"{duration(seconds)} elapsed"]
+        made = self.count - self._done
+        if self.total is not None and made and self.count < self.total:
+            times.append(f"{duration(seconds / made * (self.total - self.count))} left")
+        return times
+
+    def _shown(self) -> list[str]:
+        return [f"{name} {value}" for name, value in self.figures.items()]
+
+    def _say(self, line: str) -> None:
+        try:
+            print(line, file=self._stream, flush=True)
+        except (OSError, ValueError):
+            # A reader that has gone away (a closed pipe or terminal) is no reason to lose a day's training.
+            self._enabled = False
+
+
+class _Said(ProgressColumn):
+    """A column of the bar whose text is asked for at every refresh."""
+
+    max_refresh = None
+
+    def __init__(self, text: Callable[[], str], style: str = ""):
+        super().__init__()
+        self.text, self.style = text, style
+
+    def render(self, task) -> Text:
+        return Text(self.text(), style=self.style)
+
+
+def _short(value: float | int | str) -> str:
+    if isinstance(value, str | bool | int):
+        return str(value)
+    value = float(value)
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}"

@@ -1,0 +1,388 @@
+"""Grafting: a source network, a few labels, one predictor."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+
+from matgraft.data import Dataset, Label
+from matgraft.errors import InputError
+from matgraft.graphs import Graphs, graphs_of
+from matgraft.models.model import Model, run_network
+from matgraft.models.references import References
+from matgraft.models.schnet import Architecture, SchNet
+from matgraft.training.loop import Report, Samples, fit
+from matgraft.training.recipe import DIRECT, FINETUNE, Recipe
+from matgraft.training.schemes import SCHEMES, Scheme
+
+ReferenceMode = Literal["auto", "labels", "residual", "none"]
+
+_FOLDS = 5
+_DECISIVE = 0.6
+"""Below this ratio of cross-validated errors the cheap comparison settles the reference mode."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Labelled structures made ready once, for any number of fits on any of their rows.
+
+    Attributes
+    ----------
+    label : Label
+    graphs : Graphs
+    composition : ndarray, shape (n, 119)
+    natoms : ndarray, shape (n,)
+    per_atom : ndarray, shape (n,)
+        Labels on the per-atom scale.
+    data_hash : str
+    """
+
+    label: Label
+    graphs: Graphs
+    composition: np.ndarray
+    natoms: np.ndarray
+    per_atom: np.ndarray
+    data_hash: str
+
+    @classmethod
+    def of(cls, dataset: Dataset, target: str, cutoff: float) -> Task:
+        label = dataset.specs[target] if target in dataset.specs else Label.guess(target)
+        return cls(
+            label=label,
+            graphs=graphs_of(dataset, cutoff),
+            composition=dataset.composition(),
+            natoms=dataset.natoms,
+            per_atom=label.to_per_atom(dataset.values(target), dataset.natoms),
+            data_hash=dataset.content_hash(target),
+        )
+
+    def source_per_atom(self, source: Model) -> np.ndarray:
+        """What a source model says of these structures, per atom and in the source's unit; shape (n,)."""
+        return source.references.per_atom(self.composition) + source.scale * run_network(
+            source.network, self.graphs
+        )
+
+
+@dataclass(frozen=True)
+class ReferenceChoice:
+    """Reference energies, how they were got, and what the choice rests on."""
+
+    mode: str
+    references: References
+    cross_validation: dict[str, float]
+
+
+def fit_references(
+    task: Task, rows: np.ndarray, mode: str, source: Model | None, zero_shot: np.ndarray | None
+) -> References:
+    """Reference energies from the labels of ``rows``.
+
+    Parameters
+    ----------
+    mode : {"labels", "residual", "none"}
+        On the labels alone; on label minus source prediction (so that the source's own references stay
+        inside); or only the mean of the labels.
+    zero_shot : ndarray, shape (n,), optional
+        The source's prediction of every row of the task; needed by ``residual``.
+    """
+    if mode == "labels":
+        return References.fit(task.composition[rows], task.per_atom[rows])
+    if mode == "none":
+        mean = float(task.per_atom[rows].mean())
+        return References(np.full(task.composition.shape[1], mean), mean)
+    if source is None or zero_shot is None:
+        raise InputError("--reference residual needs a source model; give --source, or --reference labels.")
+    return source.references + References.fit(task.composition[rows], task.per_atom[rows] - zero_shot[rows])
+
+
+def cross_validated_references(
+    task: Task, rows: np.ndarray, zero_shot: np.ndarray, seed: int
+) -> dict[str, float]:
+    """Mean absolute error per atom of both reference modes without any network training, on held-out folds of ``rows``."""
+    errors: dict[str, list[np.ndarray]] = {"labels": [], "residual": []}
+    order = np.random.default_rng([seed, 1]).permutation(rows)
+    for fold in np.array_split(order, min(_FOLDS, len(rows))):
+        rest = np.setdiff1d(rows, fold)
+        for mode, base in (("labels", np.zeros_like(zero_shot)), ("residual", zero_shot)):
+            references = References.fit(task.composition[rest], (task.per_atom - base)[rest])
+            errors[mode].append(
+                np.abs((task.per_atom - base)[fold] - references.per_atom(task.composition[fold]))
+            )
+    return {mode: float(np.concatenate(parts).mean()) for mode, parts in errors.items()}
+
+
+def finetune(
+    source: Model | None,
+    train: Dataset | Task,
+    target: str | None = None,
+    *,
+    rows: np.ndarray | None = None,
+    scheme: str | Scheme = "tl1",
+    reference: ReferenceMode | References = "auto",
+    recipe: Recipe | None = None,
+    arch: Architecture | None = None,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    report: Report | None = None,
+    zero_shot: np.ndarray | None = None,
+) -> Model:
+    """Graft a source model onto labelled structures, or train from a random start.
+
+    Parameters
+    ----------
+    source : Model or None
+        None (or a scheme that starts at random) trains directly.
+    train : Dataset or Task
+        Labelled structures; every one of them is used, some to stop early if the recipe says so.
+    target : str, optional
+        The label; may be left out if the data set has just one.
+    rows : ndarray, optional
+        Only these structures of ``train``.
+    scheme : str or Scheme
+        ``direct``, ``tl1``, ``tl2``, ``tl3``, or your own.
+    reference : {"auto", "labels", "residual", "none"} or References
+        How reference energies are fitted; ``auto`` chooses between labels and residual by
+        cross-validation inside the training structures.
+    recipe : Recipe, optional
+        Default: the one chosen by measurement for the kind of start.
+    arch : Architecture, optional
+        For a random start; default the source's, or ``arch1``.
+    seed : int
+        Start weights, inner split and order of batches.
+    folder : path, optional
+        Checkpoints and log; an interrupted run continues from there.
+    report : callable, optional
+        Called after every epoch.
+    zero_shot : ndarray, optional
+        The source's per-atom prediction of every structure of ``train``, if it is at hand.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    InputError
+        Too few structures, no such label or scheme, a residual reference without a source.
+    """
+    scheme = named_scheme(scheme)
+    if scheme.start == "source" and source is None:
+        raise InputError(f"scheme {scheme.name} starts from a source model; give one, or use scheme direct.")
+    start = source if scheme.start == "source" else None
+    arch = (
+        start.network.arch
+        if start is not None
+        else arch or (source.network.arch if source else Architecture())
+    )
+    task = train if isinstance(train, Task) else Task.of(train, _only_label(train, target), arch.cutoff)
+    rows = np.arange(len(task.per_atom)) if rows is None else np.asarray(rows)
+    if len(rows) < 2 * _FOLDS:
+        raise InputError(
+            f"{len(rows)} labelled structures are too few to train on; at least {2 * _FOLDS} are needed."
+        )
+    recipe = (recipe or (FINETUNE if start is not None else DIRECT)).for_size(len(rows))
+
+    if start is not None and zero_shot is None:
+        zero_shot = task.source_per_atom(start)
+    choice = _choose_references(task, rows, reference, start, zero_shot, recipe, scheme, seed)
+    torch.manual_seed(seed)
+    network = copy.deepcopy(start.network) if start is not None else SchNet(arch)
+    network.to(_device())
+    residual = task.per_atom - choice.references.per_atom(task.composition)
+    scale = (
+        start.scale if start is not None and choice.mode == "residual" else float(residual[rows].std()) or 1.0
+    )
+
+    train_rows, validation_rows = _inner_split(rows, recipe.validation, seed)
+    samples = Samples(task.graphs, residual[train_rows] / scale, train_rows)
+    held_out = Samples(task.graphs, residual[validation_rows] / scale, validation_rows)
+    history = fit(
+        network,
+        samples,
+        held_out if len(validation_rows) else None,
+        recipe,
+        scheme,
+        seed=seed,
+        folder=None if folder is None else Path(folder),
+        fingerprint=_fingerprint(task, rows, recipe, scheme, choice, seed, start, arch),
+        report=report,
+    )
+    network.to("cpu").eval()
+    species = _symbols(task.composition[rows])
+    return Model(
+        network=network,
+        label=task.label,
+        references=choice.references,
+        scale=scale,
+        species=species | (start.species if start is not None else frozenset()),
+        card={
+            "scheme": scheme.model_dump(),
+            "source": None if start is None else start.card.get("name", "a model of your own"),
+            "reference": choice.mode,
+            "reference_cross_validation_per_atom": choice.cross_validation,
+            "recipe": recipe.model_dump(),
+            "seed": seed,
+            "n_train": len(rows),
+            "data_hash": task.data_hash,
+            "species_target": sorted(species),
+            "epochs": len(history),
+            "history": history,
+        },
+    )
+
+
+def train_from_scratch(
+    task: Task,
+    train_rows: np.ndarray,
+    validation_rows: np.ndarray,
+    *,
+    arch: Architecture,
+    recipe: Recipe,
+    seed: int,
+    folder: Path,
+    report: Report | None = None,
+) -> Model:
+    """Train a source model: many labels, plain least-squares references, a validation set of its own.
+
+    Parameters
+    ----------
+    train_rows, validation_rows : ndarray
+        The validation rows choose the epoch.
+    """
+    references = References.fit(task.composition[train_rows], task.per_atom[train_rows], robust=False)
+    residual = task.per_atom - references.per_atom(task.composition)
+    scale = float(residual[train_rows].std())
+    torch.manual_seed(seed)
+    network = SchNet(arch).to(_device())
+    scheme = SCHEMES["direct"]
+    choice = ReferenceChoice("labels", references, {})
+    history = fit(
+        network,
+        Samples(task.graphs, residual[train_rows] / scale, train_rows),
+        Samples(task.graphs, residual[validation_rows] / scale, validation_rows),
+        recipe,
+        scheme,
+        seed=seed,
+        folder=folder,
+        fingerprint=_fingerprint(task, train_rows, recipe, scheme, choice, seed, None, arch),
+        report=report,
+    )
+    for row in history:
+        row["validation_mae"] *= scale
+    network.to("cpu").eval()
+    species = _symbols(task.composition[train_rows])
+    return Model(network, task.label, references, scale, species, {"history": history})
+
+
+def named_scheme(scheme: str | Scheme) -> Scheme:
+    """A scheme by name, or an error that lists the names."""
+    if isinstance(scheme, Scheme):
+        return scheme
+    if scheme not in SCHEMES:
+        raise InputError(f"no scheme named {scheme!r}; there are {', '.join(SCHEMES)}.")
+    return SCHEMES[scheme]
+
+
+def _only_label(dataset: Dataset, target: str | None) -> str:
+    if target is None and len(dataset.labels) != 1:
+        raise InputError(
+            f"{dataset.source or 'dataset'}: say which label to learn: {', '.join(sorted(dataset.labels))}."
+        )
+    target = target or next(iter(dataset.labels))
+    dataset.values(target)
+    return target
+
+
+def _choose_references(
+    task: Task,
+    rows: np.ndarray,
+    reference: ReferenceMode | References,
+    start: Model | None,
+    zero_shot: np.ndarray | None,
+    recipe: Recipe,
+    scheme: Scheme,
+    seed: int,
+) -> ReferenceChoice:
+    if isinstance(reference, References):
+        return ReferenceChoice("given", reference, {})
+    if reference != "auto":
+        return ReferenceChoice(reference, fit_references(task, rows, reference, start, zero_shot), {})
+    if start is None or zero_shot is None:
+        return ReferenceChoice("labels", fit_references(task, rows, "labels", None, None), {})
+    errors = cross_validated_references(task, rows, zero_shot, seed)
+    low, high = sorted(errors.values())
+    if low > _DECISIVE * high:
+        errors = _cross_validated_training(task, rows, start, zero_shot, recipe, scheme, seed)
+    mode = min(errors, key=errors.__getitem__)
+    return ReferenceChoice(mode, fit_references(task, rows, mode, start, zero_shot), errors)
+
+
+def _cross_validated_training(
+    task: Task,
+    rows: np.ndarray,
+    source: Model,
+    zero_shot: np.ndarray,
+    recipe: Recipe,
+    scheme: Scheme,
+    seed: int,
+) -> dict[str, float]:
+    """Error per atom of both reference modes after fine-tuning, on one held-out fifth of the training rows."""
+    rest, held = _inner_split(rows, 1.0 / _FOLDS, seed)
+    errors = {}
+    for mode in ("labels", "residual"):
+        model = finetune(
+            source,
+            task,
+            rows=rest,
+            scheme=scheme,
+            reference=mode,
+            recipe=recipe,
+            seed=seed,
+            zero_shot=zero_shot,
+        )
+        prediction = task.source_per_atom(model)[held]
+        errors[mode] = float(np.abs(prediction - task.per_atom[held]).mean())
+    return errors
+
+
+def _inner_split(rows: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    held = round(share * len(rows))
+    order = np.random.default_rng([seed, 2]).permutation(rows)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _symbols(composition: np.ndarray) -> frozenset[str]:
+    return frozenset(chemical_symbols[z] for z in np.flatnonzero(composition.any(axis=0)))
+
+
+def _fingerprint(
+    task: Task,
+    rows: np.ndarray,
+    recipe: Recipe,
+    scheme: Scheme,
+    choice: ReferenceChoice,
+    seed: int,
+    source: Model | None,
+    arch: Architecture,
+) -> str:
+    digest = hashlib.sha256(task.data_hash.encode())
+    digest.update(np.asarray(rows, dtype=np.int64).tobytes())
+    digest.update(np.nan_to_num(choice.references.energies).tobytes())
+    settings = [recipe.model_dump(), scheme.model_dump(), choice.mode, seed, arch.as_dict()]
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    if source is not None:
+        for tensor in source.network.state_dict().values():
+            digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,293 @@
+"""The training loop: one for every scheme, resumable after any interruption."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch.nn import functional
+
+from matgraft.errors import InputError
+from matgraft.graphs import Graphs
+from matgraft.models.model import run_network
+from matgraft.models.schnet import SchNet
+from matgraft.training.recipe import Recipe
+from matgraft.training.schemes import Scheme
+
+CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT_SECONDS = 5.0
+
+Report = Callable[[dict], None]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Graphs with one target each, in the network's units; shape (n,)."""
+
+    graphs: Graphs
+    targets: np.ndarray
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass
+class _State:
+    """Everything that a checkpoint holds: with the settings and the data it determines the rest of the run."""
+
+    epoch: int = 0
+    best: float = math.inf
+    best_epoch: int = 0
+    plateau_best: float = math.inf
+    plateau_wait: int = 0
+    rate: float = 0.0
+    history: list[dict] = field(default_factory=list)
+    finished: bool = False
+
+
+def fit(
+    network: SchNet,
+    train: Samples,
+    validation: Samples | None,
+    recipe: Recipe,
+    scheme: Scheme,
+    *,
+    seed: int = 0,
+    folder: Path | None = None,
+    fingerprint: str = "",
+    report: Report | None = None,
+) -> list[dict]:
+    """Train ``network`` in place and leave it with the weights of the best epoch.
+
+    Parameters
+    ----------
+    network : SchNet
+    train : Samples
+    validation : Samples or None
+        Chooses the best epoch and stops early; part of the training data, never of the test data. None
+        keeps the weights of the last epoch.
+    recipe : Recipe
+    scheme : Scheme
+        Which parameters move, how fast, and from which epoch on.
+    seed : int
+        Order of the batches.
+    folder : Path, optional
+        Where checkpoints and the log go. A run that finds its own checkpoint there continues it, and ends
+        with the same weights as if it had never stopped.
+    fingerprint : str
+        Names the run (data, settings, start weights); a checkpoint with another one is refused.
+    report : callable, optional
+        Called with one dict per epoch.
+
+    Returns
+    -------
+    list of dict
+        One row per epoch: epoch, rate, train_loss, validation_mae, seconds.
+    """
+    run = _Run(network, train, recipe, scheme, seed)
+    state = _State(rate=recipe.rate)
+    if folder is not None and (folder / CHECKPOINT).exists():
+        state = run.restore(folder / CHECKPOINT, fingerprint)
+    saved = time.monotonic()
+    while not state.finished:
+        started = time.monotonic()
+        loss = run.epoch(state)
+        row = {"epoch": state.epoch + 1, "rate": state.rate, "train_loss": loss}
+        if validation is not None:
+            with run.averaged():
+                error = np.abs(
+                    run_network(network, validation.graphs, validation.rows) - validation.targets
+                ).mean()
+            row["validation_mae"] = float(error)
+            if error < state.best:
+                state.best, state.best_epoch = float(error), state.epoch + 1
+                run.keep_best()
+        row["seconds"] = time.monotonic() - started
+        state.history.append(row)
+        state.epoch += 1
+        run.after_epoch(state, loss)
+        waited = state.epoch - state.best_epoch
+        state.finished = state.epoch == recipe.epochs or bool(
+            validation is not None and recipe.patience and waited >= recipe.patience
+        )
+        if report is not None:
+            report(row)
+        if folder is not None and (state.finished or time.monotonic() - saved > CHECKPOINT_SECONDS):
+            run.save(folder, state, fingerprint)
+            saved = time.monotonic()
+    run.finish(validation is not None)
+    return state.history
+
+
+class _Run:
+    def __init__(self, network: SchNet, train: Samples, recipe: Recipe, scheme: Scheme, seed: int):
+        self.network, self.train, self.recipe, self.scheme, self.seed = network, train, recipe, scheme, seed
+        self.parameters = dict(network.named_parameters())
+        self.device = next(network.parameters()).device
+        self.rates = {name: scheme.rate(name) for name in self.parameters}
+        self.moving = [name for name in self.parameters if self.rates[name].factor > 0]
+        for name, parameter in self.parameters.items():
+            parameter.requires_grad_(name in self.moving)
+        kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
+        self.optimizer = kind(
+            [{"params": [self.parameters[name]]} for name in self.moving],
+            lr=recipe.rate,
+            weight_decay=recipe.l2,
+            fused=True,
+        )
+        self.average = (
+            {name: self.parameters[name].detach().clone() for name in self.moving} if recipe.average else {}
+        )
+        self.best = {name: self.parameters[name].detach().clone() for name in self.moving}
+        targets = torch.from_numpy(np.asarray(train.targets, dtype=np.float32))
+        self.targets = targets.to(self.device)
+        self.where = np.zeros(len(train.graphs), dtype=np.int64)
+        self.where[train.rows] = np.arange(len(train.rows))
+
+    def epoch(self, state: _State) -> float:
+        recipe = self.recipe
+        order = np.random.default_rng([self.seed, state.epoch]).permutation(self.train.rows)
+        batches = list(self.train.graphs.batches(order, recipe.batch_size, recipe.max_pairs))
+        frozen = {name for name in self.moving if state.epoch < self.rates[name].from_epoch}
+        total = 0.0
+        for k, rows in enumerate(batches):
+            if recipe.schedule == "cosine":
+                state.rate = self._cosine((state.epoch + k / len(batches)), recipe)
+            for group, name in zip(self.optimizer.param_groups, self.moving, strict=True):
+                group["lr"] = 0.0 if name in frozen else state.rate * self.rates[name].factor
+            loss = self._loss(
+                self.network(self.train.graphs.batch(rows).to(self.device)), self.targets[self.where[rows]]
+            )
+            self.optimizer.zero_grad()
+            loss.backward()
+            for name in frozen:
+                self.parameters[name].grad = None
+            self.optimizer.step()
+            for name, mean in self.average.items():
+                # The average forgets the start faster while it is young.
+                step = state.epoch * len(batches) + k + 1
+                decay = min(recipe.average, step / (step + 10.0))
+                mean.lerp_(self.parameters[name].detach(), 1.0 - decay)
+            total += float(loss.detach()) * len(rows)
+        return total / len(order)
+
+    def _loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        if self.recipe.loss == "mse":
+            return functional.mse_loss(output, target)
+        if self.recipe.loss == "mae":
+            return functional.l1_loss(output, target)
+        return functional.huber_loss(output, target, delta=self.recipe.huber_delta)
+
+    @staticmethod
+    def _cosine(epoch: float, recipe: Recipe) -> float:
+        if epoch < recipe.warmup:
+            return recipe.rate * max(epoch / recipe.warmup, 0.01)
+        share = (epoch - recipe.warmup) / max(recipe.epochs - recipe.warmup, 1e-9)
+        return recipe.rate_min + 0.5 * (recipe.rate - recipe.rate_min) * (
+            1 + math.cos(math.pi * min(share, 1.0))
+        )
+
+    def after_epoch(self, state: _State, loss: float) -> None:
+        if self.recipe.schedule != "plateau":
+            return
+        if loss < state.plateau_best:
+            state.plateau_best, state.plateau_wait = loss, 0
+            return
+        state.plateau_wait += 1
+        if state.plateau_wait > self.recipe.plateau_patience:
+            state.rate = max(state.rate * self.recipe.plateau_factor, self.recipe.rate_min)
+            state.plateau_wait = 0
+
+    def averaged(self):
+        """Context in which the network carries its averaged weights (if the recipe averages)."""
+        return _Swapped(self.parameters, self.average)
+
+    def keep_best(self) -> None:
+        for name, tensor in self.best.items():
+            tensor.copy_((self.average or self.parameters)[name].detach())
+
+    def finish(self, validated: bool) -> None:
+        final = self.best if validated else self.average
+        with torch.no_grad():
+            for name, tensor in final.items():
+                self.parameters[name].copy_(tensor)
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(True)
+            parameter.grad = None
+
+    # ------------------------------------------------------------- checkpoints
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        tensors = {f"now.{name}": self.parameters[name].detach() for name in self.moving}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in self.average.items()}
+        for name in self.moving:
+            for key, value in self.optimizer.state[self.parameters[name]].items():
+                tensors[f"optimizer.{key}.{name}"] = value
+        return tensors
+
+    def save(self, folder: Path, state: _State, fingerprint: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._tensors().items()}
+        partial = folder / f".{CHECKPOINT}.{os.getpid()}"
+        save_file(tensors, partial, metadata={"state": json.dumps(vars(state)), "fingerprint": fingerprint})
+        os.replace(partial, folder / CHECKPOINT)
+        with open(folder / "log.csv", "w", newline="") as handle:
+            writer = csv.DictWriter(handle, fieldnames=list(state.history[0]))
+            writer.writeheader()
+            writer.writerows(state.history)
+
+    def restore(self, path: Path, fingerprint: str) -> _State:
+        try:
+            with safe_open(path, framework="pt", device=str(self.device)) as handle:
+                metadata = handle.metadata()
+                tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                f"{path}: not a readable checkpoint ({error}). Delete it to start again."
+            ) from error
+        if metadata.get("fingerprint") != fingerprint:
+            raise InputError(
+                f"{path}: this checkpoint belongs to a run with other data or settings. "
+                "Give another --out folder, or delete this one to start again."
+            )
+        with torch.no_grad():
+            for name in self.moving:
+                parameter = self.parameters[name]
+                parameter.copy_(tensors[f"now.{name}"])
+                self.best[name].copy_(tensors[f"best.{name}"])
+                if self.average:
+                    self.average[name].copy_(tensors[f"average.{name}"])
+                for key in ("step", "exp_avg", "exp_avg_sq"):
+                    if f"optimizer.{key}.{name}" in tensors:
+                        self.optimizer.state[parameter][key] = tensors[f"optimizer.{key}.{name}"]
+        return _State(**json.loads(metadata["state"]))
+
+
+class _Swapped:
+    def __init__(self, parameters: dict[str, torch.nn.Parameter], other: dict[str, torch.Tensor]):
+        self.parameters, self.other = parameters, other
+
+    def _swap(self) -> None:
+        with torch.no_grad():
+            for name, tensor in self.other.items():
+                kept = self.parameters[name].detach().clone()
+                self.parameters[name].copy_(tensor)
+                tensor.copy_(kept)
+
+    def __enter__(self) -> None:
+        self._swap()
+
+    def __exit__(self, *_) -> None:
+        self._swap()

@@ -1,0 +1,72 @@
+"""Transfer schemes as data: which parameters move, how fast, and from when on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Rate(BaseModel):
+    """How a group of parameters learns.
+
+    Attributes
+    ----------
+    parameters : str
+        Parameters whose name starts so: ``embedding``, ``interactions``, ``interactions.5``,
+        ``interactions.5.filter``, ``output``; the empty string means all of them.
+    factor : float
+        Multiplies the learning rate; 0 freezes.
+    from_epoch : int
+        Frozen until then (staged unfreezing).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    parameters: str = ""
+    factor: float = Field(default=1.0, ge=0)
+    from_epoch: int = Field(default=0, ge=0)
+
+    def covers(self, name: str) -> bool:
+        return not self.parameters or name == self.parameters or name.startswith(self.parameters + ".")
+
+
+class Scheme(BaseModel):
+    """A way to start and to move.
+
+    Attributes
+    ----------
+    name, description : str
+    start : {"random", "source"}
+    rates : tuple of Rate
+        The longest name that covers a parameter wins; what none covers is frozen.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    description: str = ""
+    start: Literal["random", "source"] = "source"
+    rates: tuple[Rate, ...] = (Rate(),)
+
+    def rate(self, name: str) -> Rate:
+        """The rate that applies to the parameter ``name``."""
+        covering = [rate for rate in self.rates if rate.covers(name)]
+        return max(covering, key=lambda rate: len(rate.parameters), default=Rate(factor=0.0))
+
+
+SCHEMES = {
+    scheme.name: scheme
+    for scheme in (
+        Scheme(name="direct", description="random start, everything moves", start="random"),
+        Scheme(name="tl1", description="source start, everything moves"),
+        Scheme(
+            name="tl2",
+            description="source start, embedding frozen",
+            rates=(Rate(), Rate(parameters="embedding", factor=0.0)),
+        ),
+        Scheme(
+            name="tl3", description="source start, output layers only", rates=(Rate(parameters="output"),)
+        ),
+    )
+}

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import ase.db
+import ase.io
+import numpy as np
+import pytest
+
+from matgraft.data import Dataset, Label, catalogue
+from matgraft.data.readers import read
+from matgraft.data.writers import write
+from matgraft.errors import InputError
+
+NAMES = ["out.xyz", "out.extxyz", "out.db", "out.dataset", "out"]
+
+
+def assert_equal(a: Dataset, b: Dataset) -> None:
+    assert a.ids.tolist() == b.ids.tolist()
+    assert a.labels.keys() == b.labels.keys()
+    assert a.columns.keys() == b.columns.keys()
+    for name in a.labels:
+        assert np.array_equal(a.labels[name], b.labels[name], equal_nan=True), name
+        assert a.specs[name] == b.specs[name]
+    for name, column in a.columns.items():
+        assert column.tolist() == b.columns[name].tolist()
+        assert column.dtype.kind.replace("u", "i") == b.columns[name].dtype.kind.replace("u", "i")
+    assert a.content_hash(*a.labels) == b.content_hash(*b.labels)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_round_trip(dataset, tmp_path, name):
+    dataset = dataset.with_label(
+        "e/odd name", [1.0, 2.5, np.nan], Label("e/odd name", "GPa", "intensive", "PBE", "x")
+    )
+    write(dataset, tmp_path / name)
+    assert_equal(read(tmp_path / name), dataset)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["out.xyz", "out.db"])
+def test_round_trip_of_real_data(tmp_path, name):
+    ds = catalogue.load("tmo-oxides")[:60]
+    write(ds, tmp_path / name)
+    assert_equal(read(tmp_path / name, target="energy"), ds)
+
+
+@pytest.mark.parametrize("name", ["out.xyz", "out.db"])
+def test_partial_periodicity_survives(dataset, tmp_path, name):
+    atoms = dataset.atoms(1)
+    atoms.pbc = (True, False, True)
+    lone = dataset.atoms(0)
+    lone.cell, lone.pbc = None, False
+    ds = Dataset.from_atoms([atoms, lone])
+    write(ds, tmp_path / name)
+    assert_equal(read(tmp_path / name), ds)
+
+
+def test_ase_reads_the_extended_xyz(dataset, tmp_path):
+    write(dataset, tmp_path / "out.xyz")
+    frames = ase.io.read(tmp_path / "out.xyz", index=":")
+    assert [atoms.get_potential_energy() for atoms in frames] == dataset.labels["energy"].tolist()
+    for atoms, own in zip(frames, dataset, strict=True):
+        assert np.allclose(atoms.cell, own.cell)
+        assert np.allclose(atoms.positions, own.positions)
+        assert (atoms.pbc == own.pbc).all()
+        assert (atoms.numbers == own.numbers).all()
+
+
+def test_ase_queries_the_database(dataset, tmp_path):
+    write(dataset, tmp_path / "out.db")
+    (row,) = ase.db.connect(tmp_path / "out.db").select("gap>1")
+    assert row.energy == dataset.labels["energy"][0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_writing_again_replaces(dataset, tmp_path, name):
+    write(dataset, tmp_path / name)
+    write(dataset[:1], tmp_path / name)
+    assert len(read(tmp_path / name)) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["out.xyz", "out.db", "out"])
+def test_failure_leaves_what_was_there(dataset, tmp_path, name, monkeypatch):
+    write(dataset, tmp_path / name)
+
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("matgraft.data.writers._values", fail)
+    monkeypatch.setattr("json.dumps", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write(dataset[:1], tmp_path / name)
+    monkeypatch.undo()
+    assert_equal(read(tmp_path / name), dataset)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_unknown_extension(dataset, tmp_path):
+    with pytest.raises(InputError, match=r"out.foo: cannot write .foo files. Use .xyz"):
+        write(dataset, tmp_path / "out.foo")
+
+
+def test_foreign_folder_is_not_replaced(dataset, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").touch()
+    with pytest.raises(InputError, match="in the way"):
+        write(dataset, tmp_path / "out")
+    assert (tmp_path / "out" / "thesis.tex").exists()
