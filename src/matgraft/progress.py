@@ -9,8 +9,9 @@ from types import TracebackType
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, ProgressColumn, TaskID
 from rich.progress import Progress as RichProgress
+from rich.progress import ProgressColumn, Task
+from rich.table import Column
 from rich.text import Text
 
 EVERY = 10.0
@@ -75,24 +76,21 @@ class Progress:
         self._enabled = enabled is not False and self._stream is not None
         self._start = self._told = clock()
         self._bar: RichProgress | None = None
-        self._task: TaskID | None = None
 
     def __enter__(self) -> Progress:
         self._start = self._told = self._clock()
         if not self._enabled:
             return self
-        console = Console(file=self._stream)
+        self._console = console = Console(file=self._stream)
         if console.is_terminal and not console.is_dumb_terminal:
             self._bar = RichProgress(
-                _Said(self._head, "bold"),
-                BarColumn(bar_width=24),
-                _Said(self._tail),
+                _Line(self),
                 console=console,
                 refresh_per_second=4,
                 # Results on standard output may be piped elsewhere; rich would divert them to this stream.
                 redirect_stdout=False,
             )
-            self._task = self._bar.add_task("", total=self.total, completed=self.count)
+            self._bar.add_task("")
             self._bar.start()
         else:
             self._say(self._head())
@@ -125,7 +123,6 @@ class Progress:
         for name, value in figures.items():
             self.figures[name.replace("_", " ")] = _short(value)
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.count)
             return
         now = self._clock()
         # The last step is told on leaving.
@@ -145,9 +142,6 @@ class Progress:
     def _head(self) -> str:
         of = "" if self.total is None else f"/{self.total}"
         return f"{self.title} {self.count}{of} {self.unit}".rstrip()
-
-    def _tail(self) -> str:
-        return "  ".join([*self._times(), *self._shown()])
 
     def _elapsed(self) -> str:
         return duration(self._clock() - self._start)
@@ -171,17 +165,26 @@ class Progress:
             self._enabled = False
 
 
-class _Said(ProgressColumn):
-    """A column of the bar whose text is asked for at every refresh."""
+class _Line(ProgressColumn):
+    """Head, bar, times and figures in one column: what a narrow terminal cuts off is the end."""
 
     max_refresh = None
 
-    def __init__(self, text: Callable[[], str], style: str = ""):
-        super().__init__()
-        self.text, self.style = text, style
+    def __init__(self, progress: Progress):
+        super().__init__(table_column=Column(no_wrap=True, overflow="ellipsis"))
+        self.progress = progress
 
-    def render(self, task) -> Text:
-        return Text(self.text(), style=self.style)
+    def render(self, task: Task) -> Text:
+        said, console = self.progress, self.progress._console
+        line = Text(f"{said._head()} ", style="bold")
+        if said.total:
+            width = 24 if console.width >= 100 else 12
+            stroke = "-" if console.options.ascii_only else "━"
+            made = int(width * min(said.count / said.total, 1.0))
+            line.append(stroke * made, style="not bold green")
+            line.append(stroke * (width - made), style="not bold bright_black")
+        line.append("  ".join(["", *said._times(), *said._shown()])[1:], style="not bold")
+        return line
 
 
 def _short(value: float | int | str) -> str:

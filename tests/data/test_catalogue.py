@@ -32,7 +32,7 @@ def test_not_shipped():
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [("tmo-oxides", 663), ("tmo-oxides-fetiv", 517), ("tmo-oxides-clean", 209)]
+    ("name", "size"), [("tmo-oxides", 663), ("tmo-oxides-fetiv", 517), ("tmo-oxides-clean", 251)]
 )
 def test_shipped_sets_by_name(name, size, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)

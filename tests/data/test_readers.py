@@ -376,6 +376,11 @@ def test_broken_tables(table, text, words):
     refused(table, "labels.csv", *words)
 
 
+def test_two_structures_for_one_line(table):
+    (table.parent / "b.cif").write_text(CELL + SITES + (CELL + SITES).replace("data_rutile", "data_other"))
+    refused(table, "b.cif: several structures")
+
+
 def test_text_among_the_values_of_the_target(table):
     table.write_text(table.read_text().replace("-4", "four"))
     refused(table, "'energy' cannot be a label", target="energy")
@@ -462,13 +467,24 @@ NAMES = ["a.xyz", "a.cif", "POSCAR", "a.db", "a.json", "a.csv", "a.npz", "a.json
 @pytest.mark.parametrize("name", NAMES)
 def test_empty(tmp_path, name):
     (tmp_path / name).touch()
-    refused(tmp_path / name, name, "empty")
+    refused(tmp_path / name, f"{name}: the file is empty")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_binary_noise(tmp_path, name):
     (tmp_path / name).write_bytes(np.random.default_rng(0).bytes(4000))
-    refused(tmp_path / name, name)
+    words = {
+        "a.db": "cannot be read as ASE",
+        "a.npz": "cannot be read as npz",
+        "a.json.gz": "Not a gzipped file",
+    }
+    refused(tmp_path / name, f"{name}: ", words.get(name, "binary data"))
+
+
+@pytest.mark.parametrize("name", ["a.xyz", "a.csv", "a.json"])
+def test_text_of_another_encoding(tmp_path, name):
+    (tmp_path / name).write_bytes("Größe\n".encode("latin-1"))
+    refused(tmp_path / name, f"{name}: not a text file")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -56,7 +58,7 @@ def test_batches_keep_their_limits(counts, batch_size, max_pairs, data):
     for rows in batches:
         assert 1 <= len(rows) <= batch_size
         assert len(rows) == 1 or sizes[rows].sum() <= max_pairs
-    for rows, following in zip(batches, batches[1:], strict=False):
+    for rows, following in pairwise(batches):
         full = len(rows) == batch_size or sizes[rows].sum() + sizes[following[0]] > max_pairs
         assert full, "a batch was closed although the next structure would have fitted"
 

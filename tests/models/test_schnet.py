@@ -48,7 +48,9 @@ def structures() -> dict[str, Atoms]:
         "tiny": Atoms("Cu", cell=[[1.6, 0, 0], [0.3, 1.7, 0], [0.2, -0.4, 1.8]], pbc=True),
         "slab": slab,
         "molecule": Atoms("OH2", positions=[[0, 0, 0.1], [0.76, 0, -0.47], [-0.76, 0, -0.47]]),
-        "outside": Atoms("CoO", positions=[[9.0, -7.0, 0.2], [1.5, 1.4, 12.0]], cell=np.eye(3) * 3.4, pbc=True),
+        "outside": Atoms(
+            "CoO", positions=[[9.0, -7.0, 0.2], [1.5, 1.4, 12.0]], cell=np.eye(3) * 3.4, pbc=True
+        ),
         "isolated": Atoms("NiO", positions=[[0, 0, 0], [0, 0, 9.0]], cell=np.eye(3) * 18, pbc=True),
     }
 
@@ -60,7 +62,11 @@ CRYSTALS = ["rutile", "rattled", "skewed"]
 def network(
     name: str = "arch2", radial: str = "compact", pooling: str = "mean", spacing: float | None = None
 ) -> SchNet:
-    """A seeded network; biases are random too, so that none can be mislaid unnoticed."""
+    """A seeded network; biases are random too, so that none can be mislaid unnoticed.
+
+    Neighbours count for less than in a fresh network: an atom of the tiny cells has a hundred of them, and
+    energies of thousands would leave no digits to compare.
+    """
     torch.manual_seed(13)
     arch = ARCHITECTURES[name]
     model = SchNet(
@@ -69,6 +75,8 @@ def network(
     for parameter in model.parameters():
         if parameter.ndim == 1:
             torch.nn.init.normal_(parameter, std=0.2)
+    for interaction in model.interactions:
+        interaction.atomwise_in.weight.data *= 0.3
     model.spacing = spacing
     return model
 
@@ -88,10 +96,9 @@ def images_within(atoms: Atoms) -> list[tuple[int, int, float]]:
     spread = np.ptp(atoms.positions, axis=0)
     radius = CUTOFF + np.linalg.norm(spread)
     # Rows of the pseudo-inverse are the reciprocal vectors: one over the distance of lattice planes.
-    counts = [int(np.ceil(radius * np.linalg.norm(g))) for g in np.linalg.pinv(vectors).T] if len(vectors) else []
+    reciprocal = np.linalg.pinv(vectors).T if len(vectors) else []
+    counts = [int(np.ceil(radius * np.linalg.norm(vector))) for vector in reciprocal]
     shifts = np.array(list(product(*(range(-n, n + 1) for n in counts))), dtype=float) @ vectors
-    if not len(vectors):
-        shifts = np.zeros((1, 3))
     found = []
     for i, j in product(range(len(atoms)), repeat=2):
         d = np.linalg.norm(atoms.positions[j] + shifts - atoms.positions[i], axis=1)
@@ -143,7 +150,7 @@ def test_energy_by_the_equations(name, radial):
     expected = np.array([by_the_equations(network(name, radial), atoms) for atoms in STRUCTURES.values()])
     assert np.ptp(expected) > 0.1
     for merge in (True, False):
-        for spacing, bound in ((None, 1e-5), (0.01, 3e-5), (0.02, 3e-4)):
+        for spacing, bound in ((None, 1e-5), (0.01, 1e-5), (0.02, 3e-5)):
             got = energies(network(name, radial, spacing=spacing), list(STRUCTURES.values()), merge)
             np.testing.assert_allclose(got, expected, rtol=0, atol=bound)
 
@@ -173,7 +180,9 @@ def test_merging_changes_nothing(spacing):
     for name in ("arch1", "arch2"):
         model = network(name, spacing=spacing)
         crystals = [atoms.repeat(r) for atoms in STRUCTURES.values() for r in ((1, 1, 1), atoms.pbc + 1)]
-        np.testing.assert_allclose(energies(model, crystals, True), energies(model, crystals, False), atol=3e-6)
+        np.testing.assert_allclose(
+            energies(model, crystals, True), energies(model, crystals, False), atol=3e-6
+        )
 
 
 @pytest.mark.parametrize("spacing", [None, 0.02])
@@ -272,7 +281,8 @@ def test_structures_without_pairs_depend_on_species_alone():
     for spacing in (None, 0.02):
         model = network(spacing=spacing)
         got = energies(model, lone)
-        assert got[0] == got[1] != got[2]
+        assert got[0] == pytest.approx(got[1], abs=1e-6)
+        assert got[0] != pytest.approx(got[2], abs=1e-2)
         batch = build_graphs(Dataset.from_atoms(lone), CUTOFF).batch(np.arange(3))
         torch.autograd.grad(model(batch).sum(), list(model.parameters()), allow_unused=True)
 

@@ -16,10 +16,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import typer
 from rich.console import Console
 
+from matgraft.data import Dataset
 from matgraft.errors import InputError
 
 app = typer.Typer(
-    help="Graft a network pre-trained on many crystals onto a property for which you own a few hundred labels.",
+    help="Graft a network pre-trained on many crystals onto a property with a few hundred labels.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -51,6 +52,11 @@ class Group(str, Enum):
     chemical_system = "chemical_system"
 
 
+class MissingLabels(str, Enum):
+    error = "error"
+    drop = "drop"
+
+
 class Preset(str, Enum):
     default = "default"
     paper = "paper"
@@ -62,14 +68,23 @@ Out = Annotated[
     Path, typer.Option(help="Folder for everything that the command writes; resumed if interrupted.")
 ]
 Source = Annotated[str, typer.Option(help="Shipped source model, model folder, or none.")]
-GroupBy = Annotated[
-    Group | None, typer.Option(help="Keep structures of one group on one side of the split.")
-]
+GroupBy = Annotated[Group | None, typer.Option(help="Keep structures of one group on one side of the split.")]
 Seed = Annotated[int, typer.Option(help="Split, start weights, order of batches.")]
 KindOf = Annotated[
     Kind | None, typer.Option("--label-kind", help="What the label means, if its name does not say.")
 ]
 NoCheck = Annotated[bool, typer.Option("--no-label-check", help="Trust the kind of label that is said.")]
+Missing = Annotated[MissingLabels, typer.Option(help="Structures without the label: an error, or left out.")]
+Data = Annotated[
+    str, typer.Argument(help="File or folder of labelled crystals, or the name of a known data set.")
+]
+Files = Annotated[str, typer.Argument(help="A file, a folder, or the name of a known data set.")]
+
+
+def _read(data: str, target: str, kind: Kind | None, no_label_check: bool, missing: MissingLabels) -> Dataset:
+    return Dataset.read(
+        data, target=target, kind=_value(kind), label_check=not no_label_check, missing=missing.value
+    )
 
 
 def _value(choice: Enum | None) -> str | None:
@@ -95,9 +110,7 @@ def _numbers(text: str) -> list[int]:
 
 @app.command()
 def finetune(
-    data: Annotated[
-        str, typer.Argument(help="File or folder of labelled crystals, or the name of a known data set.")
-    ],
+    data: Data,
     target: Target,
     out: Out,
     source: Source = "mp-schnet",
@@ -119,6 +132,7 @@ def finetune(
     ] = False,
     label_kind: KindOf = None,
     no_label_check: NoCheck = False,
+    missing: Missing = MissingLabels.error,
     as_json: Json = False,
 ) -> None:
     """Graft a source model onto your labels and judge the result.
@@ -128,7 +142,7 @@ def finetune(
     from matgraft.jobs.finetune import run_finetune
 
     result = run_finetune(
-        data,
+        _read(data, target, label_kind, no_label_check, missing),
         target,
         out,
         source=_source(source),
@@ -140,8 +154,6 @@ def finetune(
         seed=seed,
         preset=preset.value,
         direct=direct,
-        label_kind=_value(label_kind),  # type: ignore[arg-type]
-        label_check=not no_label_check,
     )
     if as_json:
         _print_json(result.metrics)
@@ -183,7 +195,7 @@ def predict(
 
 @app.command()
 def pretrain(
-    data: Annotated[str, typer.Argument(help="Many labelled crystals.")],
+    data: Data,
     target: Target,
     out: Out,
     exclude_formulas_of: Annotated[
@@ -201,11 +213,14 @@ def pretrain(
     name: Annotated[str, typer.Option(help="Name for the model card.")] = "",
     licence: Annotated[str, typer.Option(help="Licence for the model card.")] = "",
     seed: Seed = 0,
+    label_kind: KindOf = None,
+    no_label_check: NoCheck = False,
+    missing: Missing = MissingLabels.error,
     as_json: Json = False,
 ) -> None:
     """Grow a source model of your own.
 
-    Example: `matgraft pretrain mp-source --target e_form_per_atom --exclude-formulas-of tmo-oxides --out source`
+    Example: `matgraft pretrain mp-source --target e_form_per_atom --exclude-formulas-of tmo-oxides --out s`
     """
     from matgraft.jobs.pretrain import pretrain as run
     from matgraft.models.schnet import ARCHITECTURES
@@ -216,7 +231,7 @@ def pretrain(
     if epochs is not None and epochs < 1:
         raise InputError(f"--epochs {epochs}: at least one is needed.")
     model = run(
-        data,
+        _read(data, target, label_kind, no_label_check, missing),
         target,
         out,
         exclude_formulas_of=exclude_formulas_of,
@@ -242,9 +257,7 @@ def pretrain(
 
 @app.command()
 def benchmark(
-    data: Annotated[
-        str, typer.Argument(help="File or folder of labelled crystals, or the name of a known data set.")
-    ],
+    data: Data,
     target: Target,
     out: Out,
     sizes: Annotated[str, typer.Option(help="Numbers of labels.")] = "100,200,400",
@@ -261,6 +274,8 @@ def benchmark(
     arch: Annotated[str, typer.Option(help="Network of direct training: arch1 or arch2.")] = "arch1",
     workers: Annotated[int | None, typer.Option(help="Processes; default one per core.")] = None,
     label_kind: KindOf = None,
+    no_label_check: NoCheck = False,
+    missing: Missing = MissingLabels.error,
     as_json: Json = False,
 ) -> None:
     """Learning curves by the study's protocol: disjoint subsets, several seeds, baselines beside.
@@ -271,7 +286,7 @@ def benchmark(
     from matgraft.jobs.benchmark import tabulate
 
     report = run(
-        data,
+        _read(data, target, label_kind, no_label_check, missing),
         target,
         out,
         sizes=_numbers(sizes),
@@ -283,7 +298,6 @@ def benchmark(
         preset=preset.value,
         arch=arch,
         workers=workers,
-        label_kind=_value(label_kind),  # type: ignore[arg-type]
     )
     if as_json:
         _print_json(report["summary"])
@@ -295,7 +309,7 @@ def benchmark(
 
 @data_app.command("info")
 def data_info(
-    data: Annotated[str, typer.Argument(help="Files, a folder, or the name of a known data set.")],
+    data: Files,
     as_json: Json = False,
 ) -> None:
     """What is in a data set: structures, elements, labels and their meaning.
@@ -329,7 +343,7 @@ def data_list(as_json: Json = False) -> None:
 
 @data_app.command("convert")
 def data_convert(
-    data: Annotated[str, typer.Argument(help="Files, a folder, or the name of a known data set.")],
+    data: Files,
     out: Annotated[Path, typer.Argument(help="New file: .extxyz, .db, or a folder (fast, memory-mapped).")],
 ) -> None:
     """Write structures and labels in another format.
@@ -343,7 +357,7 @@ def data_convert(
 
 @data_app.command("split")
 def data_split(
-    data: Annotated[str, typer.Argument(help="Files, a folder, or the name of a known data set.")],
+    data: Files,
     out: Annotated[Path, typer.Option(help="New folder for train.extxyz and val.extxyz.")],
     val: Annotated[str, typer.Option(help="Fraction, number, or file of ids.")] = "0.2",
     group: GroupBy = None,

@@ -101,9 +101,9 @@ ENTRIES = {
         replace(
             _TMO,
             name="tmo-oxides-clean",
-            description="the oxides of Fe, Ti and V among tmo-oxides whose geometry is that of the label",
-            size=209,
-            select={"group": "FeTiV", "clean": True},
+            description="those of tmo-oxides whose geometry is that of the label",
+            size=251,
+            select={"clean": True},
         ),
         Entry(
             name="tmo-unlabelled",

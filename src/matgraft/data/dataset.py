@@ -13,6 +13,7 @@ from urllib.parse import quote
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
+from numpy.typing import ArrayLike
 
 from matgraft.errors import InputError
 
@@ -131,9 +132,9 @@ class Dataset:
         cls,
         structures: Iterable[Atoms],
         ids: Sequence[str] | None = None,
-        labels: Mapping[str, Sequence[float]] | None = None,
+        labels: Mapping[str, ArrayLike] | None = None,
         specs: Mapping[str, Label] | None = None,
-        columns: Mapping[str, Sequence] | None = None,
+        columns: Mapping[str, ArrayLike] | None = None,
         source: str = "",
     ) -> Dataset:
         """Gather ASE structures; ids default to ``0, 1, 2 ...``, label meanings to :meth:`Label.guess`."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import os
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -31,7 +33,7 @@ FAINT = "#8a8a8a"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES: tuple = ("-", (0, (6, 1.6)), (0, (2.2, 1.2)), (0, (7, 1.6, 1.6, 1.6)))
-STYLE = {
+STYLE: dict[str, Any] = {
     "figure.dpi": 150,
     "savefig.dpi": 150,
     "figure.facecolor": "white",
@@ -130,7 +132,7 @@ def parity(
         fig.supylabel(with_unit("predicted", unit, brackets=True), fontsize=10)
         _title(fig, title)
         for ax, name in zip(axes, values, strict=True):
-            ax.set_title(name)
+            ax.set_title(textwrap.fill(name, int(8.5 * panel)))
             ax.set_aspect("equal")
         _trim(fig, axes[0], rows, columns)
         for i, (ax, v) in enumerate(zip(axes, values.values(), strict=True)):
@@ -191,7 +193,7 @@ def error_distribution(
     with _figure(path, 8.2, 3.7) as fig:
         left, right = fig.subplots(1, 2, width_ratios=(1, 1.08))
         _histogram(left, finite, unit)
-        _cumulative(right, finite, unit, threshold, threshold_name)
+        _cumulative(fig, right, finite, unit, threshold, threshold_name)
         names = [name + (f" ({lost[name]} not finite)" if lost[name] else "") for name in finite]
         _legend(fig, names)
     return Path(path)
@@ -204,6 +206,8 @@ def learning_curves(
     title: str = "",
 ) -> Path:
     """Error against the number of labels: mean over repeats, in a band of one standard deviation.
+
+    Where the deviation is as wide as the mean, the band reaches down to the best repeat.
 
     Parameters
     ----------
@@ -236,9 +240,10 @@ def learning_curves(
                 )
             if len(values):
                 deviation = values.std(ddof=1) if len(values) > 1 else 0.0
-                # A deviation wider than the mean has no lower end on a logarithmic axis; the best repeat has.
-                lower = max(values.mean() - deviation, min(values))
-                points.append((n, values.mean(), lower, values.mean() + deviation))
+                mean = values.mean()
+                # A deviation as wide as the mean has no lower end on a logarithmic axis; the best repeat has.
+                lower = mean - deviation if deviation < 0.9 * mean else values.min()
+                points.append((n, mean, lower, mean + deviation))
         if points:
             curves[name] = np.array(points, dtype=float).T
     if not curves:
@@ -302,7 +307,7 @@ def training_curve(path: str | Path, history: Sequence[Mapping], unit: str = "")
             _rate_panel(below, epoch, rate)
         else:
             ax = below = fig.subplots()
-        ends, shown = [], []
+        ends, parts = [], []
         for i, (name, values) in enumerate((("validation MAE", mae), ("training loss", loss))):
             drawable = np.isfinite(values) & (values > 0)
             if drawable.any():
@@ -313,10 +318,10 @@ def training_curve(path: str | Path, history: Sequence[Mapping], unit: str = "")
                 )  # fmt: skip
                 last = np.flatnonzero(drawable)[-1]
                 ends.append((name, epoch[last], values[last], COLOURS[i]))
-                shown.append(values[drawable])
+                parts.append(values[drawable])
         ax.set_yscale("log")
-        if shown:
-            shown = np.concatenate(shown)
+        if parts:
+            shown = np.concatenate(parts)
             _log_axis(ax.yaxis, *_padded(shown.min(), shown.max(), 0.08))
         if np.isfinite(mae).any():
             best = int(np.nanargmin(np.where(np.isfinite(mae), mae, np.nan)))
@@ -393,11 +398,10 @@ def _cloud(ax: Axes, x: np.ndarray, y: np.ndarray, low: float, high: float, colo
         crowd = counts[row, column]
         # Dense regions last, or the fringe would cover them.
         order = np.argsort(crowd, kind="stable")
-        shades = LinearSegmentedColormap.from_list(
-            "density", [_mixed(colour, "white", 0.55), colour, _dark(colour, 0.65)]
-        )
+        shades = [_mixed(colour, "white", 0.55), to_rgb(colour), _dark(colour, 0.65)]
+        density = LinearSegmentedColormap.from_list("density", shades)
         ax.scatter(
-            x[inside][order], y[inside][order], c=np.log(crowd[order]), cmap=shades, s=5, linewidth=0,
+            x[inside][order], y[inside][order], c=np.log(crowd[order]), cmap=density, s=5, linewidth=0,
             rasterized=True, zorder=2,
         )  # fmt: skip
     else:
@@ -405,9 +409,9 @@ def _cloud(ax: Axes, x: np.ndarray, y: np.ndarray, low: float, high: float, colo
         ax.scatter(x[inside], y[inside], color=colour, s=size, alpha=alpha, linewidth=0, zorder=2)
     if outside.any():
         edge = 0.012 * (high - low)
-        held = [np.clip(v[outside], low + edge, high - edge) for v in (x, y)]
+        held_x, held_y = (np.clip(v[outside], low + edge, high - edge) for v in (x, y))
         size, width = (22, 1.0) if outside.sum() <= 30 else (8, 0.6)
-        ax.scatter(*held, s=size, facecolor="white", edgecolor=colour, linewidth=width, zorder=3)
+        ax.scatter(held_x, held_y, s=size, facecolor="white", edgecolor=colour, linewidth=width, zorder=3)
     remarks = [f"{number(int(outside.sum()))} beyond the frame"] if outside.any() else []
     remarks += [f"{number(int((~finite).sum()))} not finite"] if not finite.all() else []
     if remarks:
@@ -442,25 +446,21 @@ def _histogram(ax: Axes, errors: Mapping[str, np.ndarray], unit: str) -> None:
     ax.set_ylabel("structures per bin")
     if max(beyond) > 0:
         said = [_percent(b) for b in beyond]
-        ax.text(
-            0.985,
-            0.98,
-            "beyond the frame",
-            transform=ax.transAxes,
-            ha="right",
-            va="top",
-            fontsize=_SMALL,
-            color=FAINT,
-        )
-        for i, text in enumerate(said):
+        colours = [FAINT, *(_dark(_colour(i)) for i in range(len(said)))]
+        for i, (text, colour) in enumerate(zip(["beyond the frame", *said], colours, strict=True)):
             ax.annotate(
-                text, (0.985, 0.98), (0, -12.5 * (i + 1)), xycoords="axes fraction",
-                textcoords="offset points", ha="right", va="top", fontsize=_SMALL, color=_dark(_colour(i)),
+                text, (0.985, 0.98), (0, -12.5 * i), xycoords="axes fraction", textcoords="offset points",
+                ha="right", va="top", fontsize=_SMALL, color=colour,
             )  # fmt: skip
 
 
 def _cumulative(
-    ax: Axes, errors: Mapping[str, np.ndarray], unit: str, threshold: float | None, threshold_name: str
+    fig: Figure,
+    ax: Axes,
+    errors: Mapping[str, np.ndarray],
+    unit: str,
+    threshold: float | None,
+    threshold_name: str,
 ) -> None:
     sizes = [np.sort(np.abs(e)) for e in errors.values()]
     high = max(np.quantile(s, 0.998) for s in sizes) or 1.0
@@ -471,14 +471,10 @@ def _cumulative(
     ends = []
     for i, s in enumerate(sizes):
         share = 100 * np.arange(1, len(s) + 1) / len(s)
-        x, y = (
-            np.concatenate([[low], np.maximum(s, low), [max(high, s[-1])]]),
-            np.concatenate([[0], share, [100]]),
-        )
-        y[0] = 100 * float((s <= low).mean())
-        ax.plot(
-            x, y, drawstyle="steps-post", color=_colour(i), zorder=3, **_marks(i), markevery=(0.04 * i, 0.2)
-        )
+        x = np.concatenate([[low], np.maximum(s, low), [max(high, s[-1])]])
+        y = np.concatenate([[100 * (s <= low).mean()], share, [100]])
+        style: dict[str, Any] = {"color": _colour(i), "drawstyle": "steps-post", "markevery": (0.04 * i, 0.2)}
+        ax.plot(x, y, zorder=3, **style, **_marks(i))
         if threshold is not None:
             within = 100 * float((s <= threshold).mean())
             ax.plot(threshold, within, "o", color=INK, markersize=4, zorder=5)
@@ -500,7 +496,7 @@ def _cumulative(
             min(max(position, 0.3), 0.7), 1.015, f"{threshold_name}, {with_unit(number(threshold), unit)}",
             transform=ax.transAxes, ha="center", va="bottom", fontsize=_SMALL,
         )  # fmt: skip
-        _end_labels(ax.figure, ax, ends)
+        _end_labels(fig, ax, ends)
 
 
 def _rate_panel(ax: Axes, epoch: np.ndarray, rate: np.ndarray) -> None:
@@ -508,7 +504,7 @@ def _rate_panel(ax: Axes, epoch: np.ndarray, rate: np.ndarray) -> None:
     ax.set_ylabel("learning\nrate")
     shown = rate[np.isfinite(rate)]
     if shown.min() == shown.max():
-        ax.yaxis.set_major_locator(FixedLocator(shown[:1]))
+        ax.yaxis.set_major_locator(FixedLocator([float(shown[0])]))
         ax.yaxis.set_major_formatter(FuncFormatter(_plain))
     elif shown.min() > 0:
         ax.set_yscale("log")
@@ -535,7 +531,7 @@ def _figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
     with matplotlib.rc_context():
         # A user's own matplotlibrc would change sizes that the layout counts on.
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
+        matplotlib.rcParams.update(STYLE)  # type: ignore[arg-type]
         fig = Figure(figsize=(width, height))
         FigureCanvasAgg(fig)
         yield fig
@@ -569,7 +565,8 @@ def _percent(value: float) -> str:
 
 def _mixed(colour: str, other: str, share: float) -> tuple[float, float, float]:
     a, b = to_rgb(colour), to_rgb(other)
-    return tuple((1 - share) * p + share * q for p, q in zip(a, b, strict=True))
+    red, green, blue = ((1 - share) * p + share * q for p, q in zip(a, b, strict=True))
+    return red, green, blue
 
 
 def _dark(colour: str, keep: float = 0.78) -> tuple[float, float, float]:
@@ -579,7 +576,8 @@ def _dark(colour: str, keep: float = 0.78) -> tuple[float, float, float]:
 
 def _title(fig: Figure, title: str) -> None:
     if title:
-        fig.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left")
+        lines = textwrap.fill(title, int(8 * fig.get_figwidth()))
+        fig.suptitle(lines, fontsize=12, fontweight="bold", x=0.01, ha="left")
 
 
 def _legend(fig: Figure, names: Sequence[str]) -> None:
@@ -594,18 +592,20 @@ def _end_labels(fig: Figure, ax: Axes, ends: Sequence[tuple[str, float, float, s
     """Names beside the right edge, level with the ends of their curves but never touching."""
     if not ends:
         return
+    names = [textwrap.fill(name, 24) for name, *_ in ends]
     labels = [
         ax.annotate(
             name, (1, 0.5), (7, 0), xycoords="axes fraction", textcoords="offset points", va="center",
             color=_dark(colour), annotation_clip=False,
         )
-        for name, _, _, colour in ends
+        for name, (_, _, _, colour) in zip(names, ends, strict=True)
     ]  # fmt: skip
     # The layout settles once the labels have taken their width; only then are heights in pixels known.
     fig.canvas.draw()
     box = ax.get_window_extent()
     wanted = np.array([(ax.transData.transform((x, y))[1] - box.y0) / box.height for _, x, y, _ in ends])
-    gap = 1.3 * labels[0].get_fontsize() / 72 * fig.dpi / box.height
+    lines = max(name.count("\n") + 1 for name in names)
+    gap = (1.5 * lines - 0.2) * STYLE["font.size"] / 72 * fig.dpi / box.height
     placed = _apart(wanted, gap)
     for label, (_, x, y, _), height in zip(labels, ends, placed, strict=True):
         label.xy = (1, height)
@@ -618,7 +618,7 @@ def _end_labels(fig: Figure, ax: Axes, ends: Sequence[tuple[str, float, float, s
 
 
 def _apart(wanted: np.ndarray, gap: float) -> np.ndarray:
-    """Heights nearest to the wanted ones (least squares) that keep their order and a gap between them."""
+    """Heights in 0 to 1 nearest to the wanted ones (least squares), in their order and a gap apart."""
     order = np.argsort(wanted, kind="stable")
     # With the gaps subtracted this is isotonic regression; neighbours in conflict share their mean.
     blocks: list[list[float]] = []
@@ -627,6 +627,7 @@ def _apart(wanted: np.ndarray, gap: float) -> np.ndarray:
         while len(blocks) > 1 and np.mean(blocks[-2]) >= np.mean(blocks[-1]):
             blocks[-2:] = [blocks[-2] + blocks[-1]]
     level = np.concatenate([[np.mean(block)] * len(block) for block in blocks])
+    level = np.clip(level, 0, max(1 - gap * (len(wanted) - 1), 0))
     placed = np.empty(len(wanted))
     placed[order] = level + gap * np.arange(len(wanted))
     return placed
@@ -661,8 +662,9 @@ def _plain(value: float, _=None) -> str:
 
 def _log_axis(axis: Axis, low: float, high: float, at_most: int = 7) -> None:
     """Limits and three to seven ticks at round numbers, however short or long the range."""
-    (axis.axes.set_xlim if axis.axis_name == "x" else axis.axes.set_ylim)(low, high)
-    axis.set_major_locator(FixedLocator(_log_ticks(low, high, at_most)))
+    limits = axis.axes.set_xlim if axis is axis.axes.xaxis else axis.axes.set_ylim
+    limits(low, high)
+    axis.set_major_locator(FixedLocator(_log_ticks(low, high, at_most).tolist()))
     axis.set_major_formatter(FuncFormatter(_plain))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
@@ -678,7 +680,7 @@ def _log_ticks(low: float, high: float, at_most: int = 7) -> np.ndarray:
     if len(ticks) > at_most:
         return ticks[:: math.ceil(len(ticks) / at_most)]
     if len(ticks) < 3 and high / low < 10:
-        ticks = MaxNLocator(min(4, at_most)).tick_values(low, high)
+        ticks = np.asarray(MaxNLocator(min(4, at_most)).tick_values(low, high))
         ticks = ticks[(ticks >= low) & (ticks <= high)]
     return ticks
 
@@ -690,4 +692,4 @@ def _size_ticks(ax: Axes, sizes: np.ndarray) -> None:
     _log_axis(axis, low, high)
     gaps = np.diff(np.log(sizes)) / math.log(high / low)
     if len(sizes) <= 9 and (not len(gaps) or gaps.min() > 0.07):
-        axis.set_major_locator(FixedLocator(sizes))
+        axis.set_major_locator(FixedLocator(sizes.tolist()))

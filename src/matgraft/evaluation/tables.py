@@ -20,7 +20,7 @@ _NUMERIC = re.compile(r"[-+±<>≤≥~≈]?\s*(\d[\d,]*\.?\d*|\.\d+|nan|inf)(\b|
 _MARKDOWN = re.compile(r"([\\|*_`<>\[\]])")
 
 
-def number(value: float, digits: int = 3) -> str:
+def number(value: float | np.floating | np.integer, digits: int = 3) -> str:
     """A number for readers: ``digits`` significant digits, as plain decimals wherever that is readable.
 
     Integers, and everything left of the decimal point, are never rounded; from 10,000 on they carry commas.

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from matgraft.data import Dataset
-from matgraft.data.dataset import LabelKind
 from matgraft.errors import InputError
 from matgraft.evaluation.metrics import errors
 from matgraft.evaluation.plots import learning_curves
@@ -27,7 +26,7 @@ from matgraft.jobs.folder import claim, write_json, write_text
 from matgraft.models.model import Model, load_model
 from matgraft.models.schnet import ARCHITECTURES
 from matgraft.progress import Progress
-from matgraft.training.graft import Task, finetune, named_scheme
+from matgraft.training.graft import Task, check_request, finetune, named_scheme
 
 REFERENCE_MODES = ("auto", "labels", "residual", "none")
 
@@ -105,7 +104,6 @@ def benchmark(
     preset: str = "default",
     arch: str = "arch1",
     workers: int | None = None,
-    label_kind: LabelKind | None = None,
 ) -> dict:
     """Run the study's learning-curve protocol and write table, JSON and curves.
 
@@ -137,23 +135,22 @@ def benchmark(
     """
     recipes(preset)
     for method in schemes:
-        scheme, _, mode = method.partition("/")
-        if named_scheme(scheme).start == "source" and source is None:
-            raise InputError(f"scheme {scheme} starts from a source model; give one with --source.")
+        name, _, mode = method.partition("/")
         if mode and mode not in REFERENCE_MODES:
             raise InputError(
                 f"{method!r}: no reference mode {mode!r}; there are {', '.join(REFERENCE_MODES)}."
             )
+        check_request(min(sizes), named_scheme(name), mode or "auto", source is not None)
     if arch not in ARCHITECTURES:
         raise InputError(f"no architecture named {arch!r}; there are {', '.join(ARCHITECTURES)}.")
     parent = None if source is None else load_model(source)
-    dataset = data if isinstance(data, Dataset) else Dataset.read(data, target=target, kind=label_kind)
+    dataset = data if isinstance(data, Dataset) else Dataset.read(data, target=target)
     subsets = learning_curve_subsets(dataset, list(sizes), val_size, seeds, group)
     task = Task.of(dataset, target, parent.cutoff if parent else ARCHITECTURES[arch].cutoff)
     for_direct, for_graft = recipes(preset)
     settings = {
         "command": "benchmark",
-        "data": str(data) if not isinstance(data, Dataset) else dataset.source,
+        "data": dataset.source,
         "data_hash": task.data_hash,
         "target": target,
         "label": vars(task.label),
@@ -171,7 +168,7 @@ def benchmark(
     results = _run(
         _Job(task, parent, zero_shot, preset, arch), subsets, ["baselines", *schemes], out / "fits", workers
     )
-    report = {"settings": settings, "results": results, "summary": summarise(results)}
+    report: dict = {"settings": settings, "results": results, "summary": summarise(results)}
     write_json(out / "benchmark.json", report)
     table = tabulate(report["summary"], task.label.unit, f"{dataset.source}, {seeds} seeds")
     write_text(out / "benchmark.md", table.markdown() + "\n")

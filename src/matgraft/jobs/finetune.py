@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from matgraft.data import Dataset
-from matgraft.data.dataset import LabelKind
 from matgraft.data.splits import ID_LISTS, grouped_split, groups, random_split, split_by_file
 from matgraft.errors import InputError
 from matgraft.evaluation.metrics import CHEMICAL_ACCURACY, errors
@@ -19,7 +18,14 @@ from matgraft.jobs.folder import claim, write_csv, write_json
 from matgraft.models.model import Model, load_model
 from matgraft.models.schnet import ARCHITECTURES
 from matgraft.progress import Progress
-from matgraft.training.graft import ReferenceMode, Task, finetune, fit_references, named_scheme
+from matgraft.training.graft import (
+    ReferenceMode,
+    Task,
+    check_request,
+    finetune,
+    fit_references,
+    named_scheme,
+)
 from matgraft.training.recipe import PRESETS, Recipe
 
 log = logging.getLogger(__name__)
@@ -53,36 +59,46 @@ class FinetuneResult:
 
 
 def validation_split(
-    dataset: Dataset, val: str | float, group: str | None, seed: int
+    dataset: Dataset, val: str, group: str | None, seed: int, target: str | None = None
 ) -> tuple[Dataset, np.ndarray, np.ndarray]:
     """Rows to train on and rows to validate on.
 
     Parameters
     ----------
-    val : str or float
+    val : str
         A fraction, a number of structures, a text file of ids, or a file of further labelled structures
         (which is then put behind the data set).
     group : {"formula", "chemical_system"}, optional
         Keep each group on one side.
+    target : str, optional
+        Label that a file of further structures must carry.
     """
-    if isinstance(val, str):
-        try:
-            val = float(val) if "." in val or "e" in val.lower() else int(val)
-        except ValueError:
-            if Path(val).suffix.lower() in ID_LISTS:
-                return dataset, *split_by_file(dataset, val)
-            more = Dataset.read(val, target=next(iter(dataset.specs)))
-            both = sorted(set(more.ids) & set(dataset.ids))
-            if both:
-                raise InputError(
-                    f"{val}: {len(both)} ids are also in {dataset.source}, the first is {both[0]}: "
-                    "a structure cannot both train and validate."
-                ) from None
-            n = len(dataset)
-            return Dataset.concatenate([dataset, more]), np.arange(n), np.arange(n, n + len(more))
+    size = _size(val)
+    if size is None:
+        if Path(val).suffix.lower() in ID_LISTS:
+            return dataset, *split_by_file(dataset, val)
+        more = Dataset.read(val, target=target)
+        both = sorted(set(more.ids) & set(dataset.ids))
+        if both:
+            raise InputError(
+                f"{val}: {len(both)} ids are also in {dataset.source}, the first is {both[0]}: "
+                "a structure cannot both train and validate."
+            )
+        n = len(dataset)
+        return Dataset.concatenate([dataset, more]), np.arange(n), np.arange(n, n + len(more))
     if group is None:
-        return dataset, *random_split(len(dataset), val, seed)
-    return dataset, *grouped_split(groups(dataset, group), val, seed)  # type: ignore[arg-type]
+        return dataset, *random_split(len(dataset), size, seed)
+    return dataset, *grouped_split(groups(dataset, group), size, seed)  # type: ignore[arg-type]
+
+
+def _size(val: str) -> float | None:
+    """``0.2`` as a fraction, ``117`` as a number of structures, None for anything else."""
+    for number in (int, float):
+        try:
+            return number(val)
+        except ValueError:
+            continue
+    return None
 
 
 def recipes(preset: str) -> tuple[Recipe, Recipe]:
@@ -93,7 +109,7 @@ def recipes(preset: str) -> tuple[Recipe, Recipe]:
 
 
 def run_finetune(
-    data: str | Path,
+    data: str | Path | Dataset,
     target: str,
     out: str | Path,
     *,
@@ -101,20 +117,18 @@ def run_finetune(
     scheme: str = "tl1",
     reference: ReferenceMode = "auto",
     arch: str = "arch1",
-    val: str | float = 0.2,
+    val: str = "0.2",
     group: str | None = None,
     seed: int = 0,
     preset: str = "default",
     direct: bool = False,
-    label_kind: LabelKind | None = None,
-    label_check: bool = True,
 ) -> FinetuneResult:
     """Graft, judge on structures that were held out, compare with the baselines, and write it all down.
 
     Parameters
     ----------
-    data : path or name
-        Labelled structures, or the name of a known data set.
+    data : path, name of a known data set, or Dataset
+        Labelled structures.
     target : str
     out : path
         New folder; an interrupted run of equal settings continues in it.
@@ -129,20 +143,15 @@ def run_finetune(
     preset : {"default", "paper"}
     direct : bool
         Also train from a random start, for comparison.
-    label_kind : {"cell", "atom", "intensive"}, optional
-        What the label means, if its name does not tell.
-    label_check : bool
-        Refuse labels that look per atom where per cell is said, and the reverse.
     """
-    if source is None and scheme != "direct":
-        raise InputError(f"scheme {scheme} needs a source model; give --source, or --scheme direct.")
     if arch not in ARCHITECTURES:
         raise InputError(f"no architecture named {arch!r}; there are {', '.join(ARCHITECTURES)}.")
     chosen = named_scheme(scheme)
     for_direct, for_graft = recipes(preset)
     parent = None if source is None else load_model(source)
-    dataset = Dataset.read(data, target=target, kind=label_kind, check=label_check)
-    dataset, train_rows, val_rows = validation_split(dataset, val, group, seed)
+    dataset = data if isinstance(data, Dataset) else Dataset.read(data, target=target)
+    dataset, train_rows, val_rows = validation_split(dataset, val, group, seed, target)
+    check_request(len(train_rows), chosen, reference, parent is not None)
     cutoff = parent.cutoff if parent else ARCHITECTURES[arch].cutoff
     if parent is not None and ARCHITECTURES[arch].cutoff != cutoff:
         raise InputError(f"{source}: its cutoff of {cutoff} A is not that of {arch}.")
@@ -156,7 +165,7 @@ def run_finetune(
         "scheme": chosen.model_dump(),
         "reference": reference,
         "architecture": arch,
-        "val": str(val),
+        "val": val,
         "group": group,
         "seed": seed,
         "preset": preset,
@@ -173,7 +182,7 @@ def run_finetune(
                 recipe=recipe,
                 seed=seed,
                 folder=out / "training" / name,
-                report=lambda row: progress.step(loss=row["train_loss"]),
+                report=lambda row: progress.step(row["epoch"] - progress.count, loss=row["train_loss"]),
                 **options,
             )
 

@@ -21,7 +21,7 @@ def catalogue() -> Table:
                 model.label.unit,
                 model.card["n_train"],
                 round(metrics["validation"]["mae_ev_per_atom"], 4),
-                ", ".join(model.card["exclude_elements"]) or "–",
+                ", ".join(model.card["exclude_elements"]) or "none",
                 model.card["licence"],
             )
         )

@@ -32,7 +32,8 @@ def keep_where(dataset: Dataset, conditions: Sequence[str]) -> np.ndarray:
         match = _CONDITION.fullmatch(condition)
         if match is None or match[1] not in known:
             raise InputError(
-                f"--keep {condition!r}: write NAME<=VALUE (or <, >, >=, ==) with one of {', '.join(sorted(known))}."
+                f"--keep {condition!r}: write NAME<=VALUE (or <, >, >=, ==) with one of "
+                f"{', '.join(sorted(known))}."
             )
         values = known[match[1]]
         try:
@@ -116,7 +117,7 @@ def pretrain(
             recipe=recipe,
             seed=seed,
             folder=out,
-            report=lambda row: progress.step(validation=row["validation_mae"]),
+            report=lambda row: progress.step(row["epoch"] - progress.count, loss=row["train_loss"]),
         )
     prediction = model.label.from_per_atom(task.source_per_atom(model), task.natoms)
     truth = dataset.values(target)

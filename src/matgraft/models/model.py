@@ -39,7 +39,7 @@ class Prediction:
     per_atom : ndarray, shape (n,)
         The same divided by the number of atoms (or equal to it, for labels that are not per cell).
     unseen : list of tuple of str, length n
-        Elements of the structure that no training structure of source or target contained: the value is a guess.
+        Elements that no training structure of source or target contained: the value is a guess.
     unreferenced : list of tuple of str, length n
         Elements without a reference energy of their own: the target's labels did not contain them.
     """

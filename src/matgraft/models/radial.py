@@ -24,6 +24,7 @@ class GaussianBasis(nn.Module):
     def __init__(self, start: float, stop: float, size: int, gamma: float):
         super().__init__()
         self.gamma = gamma
+        self.centres: torch.Tensor
         self.register_buffer("centres", torch.linspace(start, stop, size), persistent=False)
 
     @classmethod

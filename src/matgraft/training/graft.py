@@ -26,6 +26,7 @@ from matgraft.training.schemes import SCHEMES, Scheme
 ReferenceMode = Literal["auto", "labels", "residual", "none"]
 
 _FOLDS = 5
+_LEAST_LABELS = 2 * _FOLDS
 _DECISIVE = 0.6
 """Below this ratio of cross-validated errors the cheap comparison settles the reference mode."""
 
@@ -98,15 +99,15 @@ def fit_references(
     if mode == "none":
         mean = float(task.per_atom[rows].mean())
         return References(np.full(task.composition.shape[1], mean), mean)
-    if source is None or zero_shot is None:
-        raise InputError("--reference residual needs a source model; give --source, or --reference labels.")
+    assert source is not None
+    assert zero_shot is not None
     return source.references + References.fit(task.composition[rows], task.per_atom[rows] - zero_shot[rows])
 
 
 def cross_validated_references(
     task: Task, rows: np.ndarray, zero_shot: np.ndarray, seed: int
 ) -> dict[str, float]:
-    """Mean absolute error per atom of both reference modes without any network training, on held-out folds of ``rows``."""
+    """Mean absolute error per atom of both modes on held-out folds of ``rows``, without any training."""
     errors: dict[str, list[np.ndarray]] = {"labels": [], "residual": []}
     order = np.random.default_rng([seed, 1]).permutation(rows)
     for fold in np.array_split(order, min(_FOLDS, len(rows))):
@@ -174,8 +175,6 @@ def finetune(
         Too few structures, no such label or scheme, a residual reference without a source.
     """
     scheme = named_scheme(scheme)
-    if scheme.start == "source" and source is None:
-        raise InputError(f"scheme {scheme.name} starts from a source model; give one, or use scheme direct.")
     start = source if scheme.start == "source" else None
     arch = (
         start.network.arch
@@ -184,10 +183,7 @@ def finetune(
     )
     task = train if isinstance(train, Task) else Task.of(train, _only_label(train, target), arch.cutoff)
     rows = np.arange(len(task.per_atom)) if rows is None else np.asarray(rows)
-    if len(rows) < 2 * _FOLDS:
-        raise InputError(
-            f"{len(rows)} labelled structures are too few to train on; at least {2 * _FOLDS} are needed."
-        )
+    check_request(len(rows), scheme, reference, source is not None)
     recipe = (recipe or (FINETUNE if start is not None else DIRECT)).for_size(len(rows))
 
     if start is not None and zero_shot is None:
@@ -282,6 +278,24 @@ def train_from_scratch(
     return Model(network, task.label, references, scale, species, {"history": history})
 
 
+def check_request(n: int, scheme: Scheme, reference: str | References, has_source: bool) -> None:
+    """Refuse what cannot be trained, before any work is done.
+
+    Raises
+    ------
+    InputError
+        Too few labels; a scheme or a reference mode that needs a source where there is none.
+    """
+    if n < _LEAST_LABELS:
+        raise InputError(
+            f"{n} labelled structures are too few to train on; at least {_LEAST_LABELS} are needed."
+        )
+    if scheme.start == "source" and not has_source:
+        raise InputError(f"scheme {scheme.name} needs a source model; give --source, or --scheme direct.")
+    if reference == "residual" and (scheme.start == "random" or not has_source):
+        raise InputError("reference residual needs a source model to start from; use reference labels.")
+
+
 def named_scheme(scheme: str | Scheme) -> Scheme:
     """A scheme by name, or an error that lists the names."""
     if isinstance(scheme, Scheme):
@@ -334,7 +348,7 @@ def _cross_validated_training(
     scheme: Scheme,
     seed: int,
 ) -> dict[str, float]:
-    """Error per atom of both reference modes after fine-tuning, on one held-out fifth of the training rows."""
+    """Error per atom of both reference modes after fine-tuning, on a held-out fifth of ``rows``."""
     rest, held = _inner_split(rows, 1.0 / _FOLDS, seed)
     errors = {}
     for mode in ("labels", "residual"):

@@ -44,7 +44,7 @@ class Samples:
 
 @dataclass
 class _State:
-    """Everything that a checkpoint holds: with the settings and the data it determines the rest of the run."""
+    """What a checkpoint holds beside tensors; with settings and data it determines the rest of the run."""
 
     epoch: int = 0
     best: float = math.inf

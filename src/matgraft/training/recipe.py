@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Recipe(BaseModel):
@@ -54,6 +54,12 @@ class Recipe(BaseModel):
     validation: float = Field(default=0.0, ge=0, lt=1)
     patience: int = Field(default=0, ge=0)
     min_steps: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _rates_in_order(self) -> Recipe:
+        if self.rate_min > self.rate:
+            raise ValueError(f"rate_min {self.rate_min} is above rate {self.rate}")
+        return self
 
     def for_size(self, n: int) -> Recipe:
         """The recipe for ``n`` structures: more epochs, if ``epochs`` would give fewer than ``min_steps``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import ase.io
+from ase import Atoms
 from ase.db import connect
 
 from matgraft.data.dataset import Dataset, Label
@@ -18,7 +19,7 @@ ROW_IDS = ("material_id", "structure_id", "uid", "name")
 def read_poscar(path: Path) -> Dataset:
     """Read one structure; a file called just POSCAR or CONTCAR is known by its folder."""
     bare = path.name in {"POSCAR", "CONTCAR"}
-    atoms = ase.io.read(path, format="vasp")
+    atoms: Atoms = ase.io.read(path, format="vasp")  # type: ignore[assignment]
     return Dataset.from_atoms([atoms], [path.resolve().parent.name if bare else path.stem], source=str(path))
 
 

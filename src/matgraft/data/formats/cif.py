@@ -79,8 +79,6 @@ def atoms_from_block(block: gemmi.cif.Block) -> Atoms:
     """The full cell that a CIF data block describes; ValueError says what stands against it."""
     small = gemmi.make_small_structure_from_block(block)
     sites = list(small.sites)
-    if not sites:
-        raise ValueError("it holds no atoms with fractional coordinates")
     if block.find_value("_cell_length_a") is None:
         raise ValueError("it gives no unit cell")
     for site in sites:

@@ -61,9 +61,6 @@ def read_csv_cif(path: Path) -> Dataset:
         raise InputError(f"{path}: a header but no lines of data.")
 
     ids = [row[0].strip() for row in rows]
-    twice = sorted({name for name in ids if ids.count(name) > 1}) if len(set(ids)) < len(ids) else []
-    if twice:
-        raise InputError(f"{path}: ids listed more than once: {list_ids(twice)}. Keep one line for each.")
     files = _cif_files(path.parent)
     without_cif = [name for name in ids if name not in files]
     if without_cif:

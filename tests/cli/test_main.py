@@ -1,0 +1,129 @@
+"""The command line: exit codes, files, messages."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from small import SMALL
+
+from matgraft.data import Label
+from matgraft.data.writers import write
+from matgraft.models.model import Model
+from matgraft.models.references import References
+from matgraft.models.schnet import SchNet
+
+
+@pytest.fixture(scope="module")
+def salts(crystals, tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "salts.extxyz"
+    write(crystals, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    torch.manual_seed(0)
+    species = frozenset({"O", "Ti", "V", "Fe"})
+    references = References.given(dict.fromkeys(species, -1.0))
+    model = Model(SchNet(SMALL), Label("e", "eV/atom", "atom"), references, 0.1, species, {"name": "tiny"})
+    return model.save(tmp_path_factory.mktemp("models") / "tiny")
+
+
+def run(*arguments, folder=None):
+    return subprocess.run(
+        [sys.executable, "-m", "matgraft", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+    )
+
+
+VERBS = ["finetune", "predict", "pretrain", "benchmark", "data info", "data list", "data convert", "data split",
+         "models list", "models show"]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_helps_with_an_example(verb):
+    result = run(*verb.split(), "--help")
+    assert result.returncode == 0
+    assert f"matgraft {verb} " in result.stdout or f"matgraft {verb}\n" in result.stdout
+
+
+def test_finetune_predict_and_show(salts, source, tmp_path):
+    out = tmp_path / "graft"
+    result = run(
+        "finetune",
+        salts,
+        "--target",
+        "energy",
+        "--source",
+        source,
+        "--scheme",
+        "tl3",
+        "--val",
+        "12",
+        "--out",
+        out,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "source + robust references" in result.stdout
+    assert "tl3 30/" in result.stderr or "epochs" in result.stderr
+    result = run("predict", out, salts, "--out", tmp_path / "p.csv", "--json")
+    assert json.loads(result.stdout)["n"] == 60
+    with open(tmp_path / "p.csv") as handle:
+        assert len(list(csv.DictReader(handle))) == 60
+    shown = json.loads(run("models", "show", out, "--json").stdout)
+    assert shown["n_train"] == 48
+    assert shown["scheme"]["name"] == "tl3"
+
+
+def test_data_verbs(salts, tmp_path):
+    summary = json.loads(run("data", "info", salts, "--json").stdout)
+    assert summary["n"] == 60
+    assert summary["labels"]["energy"]["kind"] == "cell"
+    assert run("data", "convert", salts, tmp_path / "salts.db").returncode == 0
+    converted = json.loads(run("data", "info", tmp_path / "salts.db", "--json").stdout)
+    assert converted["labels"] == summary["labels"]
+    result = run("data", "split", salts, "--val", "20", "--group", "formula", "--out", tmp_path / "split")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(run("data", "info", tmp_path / "split" / "val.extxyz", "--json").stdout)["n"] == 20
+    assert run("data", "split", salts, "--out", tmp_path / "split").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["finetune", "nowhere.extxyz", "--target", "energy"], "nowhere.extxyz"),
+        (["finetune", "{salts}", "--target", "gap"], "Labels here: energy"),
+        (["finetune", "{salts}", "--target", "energy", "--source", "nowhere"], "Shipped"),
+        (["finetune", "{salts}", "--target", "energy", "--label-kind", "atom"], "--label-kind cell"),
+        (["finetune", "{salts}", "--target", "energy", "--val", "60"], "validation"),
+        (["benchmark", "{salts}", "--target", "energy", "--sizes", "ten"], "whole numbers"),
+        (["benchmark", "{salts}", "--target", "energy", "--sizes", "500"], "500"),
+        (["pretrain", "{salts}", "--target", "energy", "--keep", "volume<1"], "natoms"),
+        (["pretrain", "{salts}", "--target", "energy", "--exclude-elements", "Xx"], "Xx"),
+        (["finetune", "{salts}"], "Missing option"),
+    ],
+)
+def test_bad_input_exits_with_2_and_leaves_nothing(salts, tmp_path, arguments, message):
+    result = run(*[argument.format(salts=salts) for argument in arguments], "--out", tmp_path / "out")
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_predict_with_a_bad_model_writes_nothing(salts, tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"\x80\x04.")
+    result = run("predict", tmp_path / "model.pt", salts, "--out", tmp_path / "p.csv")
+    assert result.returncode == 2
+    assert "never opened" in result.stderr
+    assert not (tmp_path / "p.csv").exists()

@@ -1,0 +1,34 @@
+"""Small crystals with labels that a network can learn."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk
+
+from matgraft.data import Dataset, Label
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def crystals() -> Dataset:
+    """Sixty strained rock salts; the energy is -5 eV per metal, -4 per O, and grows with the strain."""
+    rng = np.random.default_rng(0)
+    structures, energies = [], []
+    for k in range(60):
+        metal = ("Ti", "V", "Fe")[k % 3]
+        strain = rng.uniform(-0.05, 0.05)
+        atoms = bulk(f"{metal}O", "rocksalt", a=4.3 * (1 + strain)).repeat((1 + k % 2, 1, 1))
+        atoms.positions += rng.normal(0, 0.02, atoms.positions.shape)
+        structures.append(atoms)
+        energies.append(len(atoms) * (-4.5 + 0.1 * (k % 3) + 40 * strain**2))
+    ids = [f"salt-{k}" for k in range(60)]
+    return Dataset.from_atoms(
+        structures, ids, {"energy": energies}, {"energy": Label("energy")}, source="salts.extxyz"
+    )

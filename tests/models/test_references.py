@@ -1,0 +1,68 @@
+"""Reference energies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ase.data import atomic_numbers
+
+from matgraft.errors import InputError
+from matgraft.models.references import References
+
+
+def compositions(rng, n=80, elements=(8, 22, 23, 26)):
+    counts = np.zeros((n, 119), dtype=int)
+    counts[:, list(elements)] = rng.integers(0, 5, (n, len(elements)))
+    counts[:, 8] += 1
+    return counts
+
+
+TRUE = {"O": -4.9, "Ti": -7.8, "V": -9.0, "Fe": -8.3}
+
+
+def labels(counts):
+    energies = np.zeros(119)
+    for symbol, energy in TRUE.items():
+        energies[atomic_numbers[symbol]] = energy
+    return counts @ energies / counts.sum(axis=1)
+
+
+@pytest.mark.parametrize("robust", [True, False])
+def test_recovers_known_energies(robust):
+    counts = compositions(np.random.default_rng(0))
+    fitted = References.fit(counts, labels(counts), robust).as_dict()
+    assert fitted == pytest.approx(TRUE, abs=0.01)
+
+
+def test_robust_fit_shrugs_off_wild_labels_where_least_squares_does_not():
+    rng = np.random.default_rng(1)
+    counts = compositions(rng)
+    per_atom = labels(counts) + rng.normal(0, 0.01, len(counts))
+    per_atom[::10] += 30.0
+    robust = References.fit(counts, per_atom).as_dict()
+    plain = References.fit(counts, per_atom, robust=False).as_dict()
+    assert robust == pytest.approx(TRUE, abs=0.1)
+    assert max(abs(plain[s] - TRUE[s]) for s in TRUE) > 0.5
+
+
+def test_unfitted_elements_are_named_and_fall_back():
+    counts = compositions(np.random.default_rng(2))
+    references = References.fit(counts, labels(counts))
+    assert set(references.as_dict()) == set(TRUE)
+    silver = np.zeros((1, 119), dtype=int)
+    silver[0, 47] = 2
+    assert references.per_atom(silver)[0] == references.fallback
+
+
+def test_sum_and_given_and_none():
+    given = References.given({"O": -1.0, "Ti": -2.0})
+    total = References.none() + given
+    assert total.as_dict() == given.as_dict()
+    oxide = np.zeros((1, 119), dtype=int)
+    oxide[0, [8, 22]] = 2, 1
+    assert given.per_atom(oxide)[0] == pytest.approx(-4 / 3)
+    assert References.none().per_atom(oxide)[0] == 0
+    with pytest.raises(InputError, match="Xx"):
+        References.given({"Xx": -1.0})
+    with pytest.raises(InputError, match="finite"):
+        References.given({"O": float("nan")})

@@ -1,0 +1,107 @@
+"""The graft: reference modes, and the choice between them inside the training set."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from small import SMALL
+
+from matgraft.data import Dataset, Label
+from matgraft.errors import InputError
+from matgraft.models.model import Model
+from matgraft.models.references import References
+from matgraft.models.schnet import SchNet
+from matgraft.training.graft import Task, cross_validated_references, finetune, fit_references
+from matgraft.training.recipe import Recipe
+
+QUICK = Recipe(epochs=2, batch_size=16, rate=1e-4)
+
+
+@pytest.fixture(scope="module")
+def source():
+    torch.manual_seed(3)
+    network = SchNet(SMALL)
+    references = References.given({"O": 0.5, "Ti": 0.0, "V": -0.5, "Fe": 1.0})
+    species = frozenset({"O", "Ti", "V", "Fe"})
+    return Model(network, Label("e", "eV/atom", "atom"), references, 2.0, species, {"name": "s"})
+
+
+def labelled(crystals: Dataset, source: Model, noise: float) -> Dataset:
+    """Labels that are the source's prediction, shifted per element, with noise."""
+    shift = np.zeros(119)
+    shift[[8, 22, 23, 26]] = -4.0, -7.0, -8.0, -6.0
+    counts = crystals.composition()
+    rng = np.random.default_rng(0)
+    per_atom = source.predict(crystals).per_atom + counts @ shift / crystals.natoms
+    return crystals.with_label("energy", (per_atom + rng.normal(0, noise, len(crystals))) * crystals.natoms)
+
+
+def test_residual_references_recover_the_shift_exactly(crystals, source):
+    task = Task.of(labelled(crystals, source, 0.0), "energy", SMALL.cutoff)
+    rows = np.arange(40)
+    references = fit_references(task, rows, "residual", source, task.source_per_atom(source))
+    prediction = references.per_atom(task.composition) - source.references.per_atom(task.composition)
+    prediction += task.source_per_atom(source)
+    np.testing.assert_allclose(prediction, task.per_atom, atol=2e-3)
+
+
+def test_auto_takes_the_residual_where_the_source_knows_and_labels_where_it_does_not(crystals, source):
+    rows = np.arange(40)
+    inside = Task.of(labelled(crystals, source, 0.001), "energy", SMALL.cutoff)
+    assert finetune(source, inside, rows=rows, recipe=QUICK).card["reference"] == "residual"
+    wild = Model(source.network, source.label, source.references, 500.0, source.species)
+    outside = Task.of(crystals, "energy", SMALL.cutoff)
+    assert finetune(wild, outside, rows=rows, recipe=QUICK).card["reference"] == "labels"
+
+
+def test_cross_validation_sees_the_training_rows_only(crystals, source):
+    dataset = labelled(crystals, source, 0.01)
+    task = Task.of(dataset, "energy", SMALL.cutoff)
+    rows = np.arange(40)
+    before = cross_validated_references(task, rows, task.source_per_atom(source), 0)
+    spoiled = dataset.values("energy").copy()
+    spoiled[40:] = 1e6
+    task = Task.of(dataset.with_label("energy", spoiled), "energy", SMALL.cutoff)
+    assert cross_validated_references(task, rows, task.source_per_atom(source), 0) == before
+
+
+def test_a_zero_rate_graft_is_the_source_with_new_references(crystals, source):
+    dataset = labelled(crystals, source, 0.0)
+    still = QUICK.model_copy(update={"rate": 1e-12, "rate_min": 0.0})
+    model = finetune(source, dataset, "energy", reference="residual", recipe=still)
+    np.testing.assert_allclose(model.predict(dataset).values, dataset.values("energy"), atol=0.02)
+
+
+@pytest.mark.parametrize("mode", ["labels", "residual", "none"])
+def test_every_mode_trains_and_predicts_finite_values(crystals, source, mode):
+    model = finetune(source, crystals, "energy", reference=mode, recipe=QUICK)
+    assert np.isfinite(model.predict(crystals).values).all()
+    assert model.card["reference"] == mode
+
+
+def test_given_references_are_kept(crystals, source):
+    given = References.given({"O": -4.0, "Ti": -5.0, "V": -5.0, "Fe": -5.0})
+    assert finetune(source, crystals, "energy", reference=given, recipe=QUICK).references == given
+
+
+def test_inner_split_never_uses_other_rows(crystals, source):
+    rows = np.arange(0, 60, 2)
+    recipe = QUICK.model_copy(update={"validation": 0.2})
+    values = crystals.values("energy").copy()
+    first = finetune(source, crystals, "energy", rows=rows, recipe=recipe)
+    values[1::2] = 1e5
+    second = finetune(source, crystals.with_label("energy", values), "energy", rows=rows, recipe=recipe)
+    for a, b in zip(first.network.parameters(), second.network.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_refusals(crystals, source):
+    with pytest.raises(InputError, match="needs a source"):
+        finetune(None, crystals, "energy")
+    with pytest.raises(InputError, match="needs a source"):
+        finetune(source, crystals, "energy", scheme="direct", reference="residual")
+    with pytest.raises(InputError, match="too few"):
+        finetune(source, crystals[:5], "energy")
+    with pytest.raises(InputError, match="which label"):
+        finetune(source, crystals.with_label("other", crystals.values("energy")))

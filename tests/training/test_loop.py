@@ -1,0 +1,224 @@
+"""The loop learns, resumes to the same weights, and moves what the scheme says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from small import SMALL
+
+from matgraft.errors import InputError
+from matgraft.graphs import build_graphs
+from matgraft.models.model import load_model, run_network
+from matgraft.models.schnet import SchNet
+from matgraft.training import loop
+from matgraft.training.loop import Samples, fit
+from matgraft.training.recipe import Recipe
+from matgraft.training.schemes import SCHEMES, Rate, Scheme
+
+RECIPE = Recipe(epochs=6, batch_size=8, rate=3e-3, average=0.9)
+
+
+def network() -> SchNet:
+    torch.manual_seed(0)
+    return SchNet(SMALL)
+
+
+@pytest.fixture(scope="module")
+def samples(crystals):
+    graphs = build_graphs(crystals, SMALL.cutoff)
+    targets = crystals.values("energy") / crystals.natoms + 4.5
+    return Samples(graphs, targets[:48], np.arange(48)), Samples(graphs, targets[48:], np.arange(48, 60))
+
+
+def weights(net: SchNet) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in net.state_dict().items()}
+
+
+def same(a: dict, b: dict) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
+@pytest.mark.parametrize(("optimizer", "schedule"), [("adamw", "cosine"), ("adam", "plateau")])
+def test_learns(samples, loss, optimizer, schedule):
+    train, validation = samples
+    recipe = Recipe(epochs=15, batch_size=8, rate=5e-3, loss=loss, optimizer=optimizer, schedule=schedule)
+    net = network()
+    history = fit(net, train, validation, recipe, SCHEMES["direct"])
+    assert history[-1]["train_loss"] < 0.5 * history[0]["train_loss"]
+    error = np.abs(run_network(net, validation.graphs, validation.rows) - validation.targets).mean()
+    assert error == pytest.approx(min(row["validation_mae"] for row in history), rel=1e-5)
+
+
+def test_plateau_lowers_the_rate_only_after_its_patience(samples):
+    recipe = Recipe(
+        epochs=8,
+        batch_size=8,
+        rate=1e-12,
+        rate_min=1e-13,
+        schedule="plateau",
+        plateau_patience=2,
+        plateau_factor=0.5,
+    )
+    # Nothing moves at this rate, so that no epoch after the first is better than round-off.
+    rates = [row["rate"] for row in fit(network(), samples[0], None, recipe, SCHEMES["direct"])]
+    assert rates[:3] == [1e-12] * 3
+    assert rates[-1] < 1e-12
+
+
+def test_early_stopping(samples):
+    recipe = RECIPE.model_copy(
+        update={"epochs": 50, "patience": 2, "rate": 1e-12, "rate_min": 0.0, "average": 0.0}
+    )
+    assert len(fit(network(), *samples, recipe, SCHEMES["direct"])) < 10
+
+
+@pytest.mark.parametrize(
+    ("name", "moving"),
+    [
+        ("tl1", {"embedding", "interactions", "output"}),
+        ("tl2", {"interactions", "output"}),
+        ("tl3", {"output"}),
+    ],
+)
+def test_schemes_move_what_they_say(samples, name, moving):
+    net = network()
+    before = weights(net)
+    fit(net, samples[0], None, RECIPE, SCHEMES[name])
+    moved = {
+        key.split(".")[0] for key, tensor in net.state_dict().items() if not torch.equal(tensor, before[key])
+    }
+    assert moved == moving
+
+
+def test_staged_unfreezing_and_layer_rates(samples):
+    scheme = Scheme(
+        name="staged",
+        rates=(Rate(parameters="output"), Rate(parameters="interactions.1", factor=0.1, from_epoch=3)),
+    )
+    net = network()
+    before = weights(net)
+    fit(net, samples[0], None, RECIPE.model_copy(update={"epochs": 3, "warmup": 0.0}), scheme)
+    assert torch.equal(net.interactions[1].atomwise_in.weight, before["interactions.1.atomwise_in.weight"])
+    net = network()
+    fit(net, samples[0], None, RECIPE, scheme)
+    assert not torch.equal(
+        net.interactions[1].atomwise_in.weight, before["interactions.1.atomwise_in.weight"]
+    )
+    assert torch.equal(net.interactions[0].atomwise_in.weight, before["interactions.0.atomwise_in.weight"])
+    assert torch.equal(net.embedding.weight, before["embedding.weight"])
+
+
+class _Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "recipe", [RECIPE, RECIPE.model_copy(update={"schedule": "plateau", "optimizer": "adam"})]
+)
+@pytest.mark.parametrize("stop_after", [1, 4])
+def test_resumed_run_ends_with_the_same_weights(samples, tmp_path, monkeypatch, recipe, stop_after):
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    whole = network()
+    history = fit(whole, *samples, recipe, SCHEMES["tl2"], folder=tmp_path / "whole", fingerprint="a")
+
+    def stop(row):
+        if row["epoch"] == stop_after + 1:
+            raise _Stop
+
+    with pytest.raises(_Stop):
+        fit(
+            network(), *samples, recipe, SCHEMES["tl2"], folder=tmp_path / "cut", fingerprint="a", report=stop
+        )
+    resumed = network()
+    epochs = []
+    again = fit(
+        resumed,
+        *samples,
+        recipe,
+        SCHEMES["tl2"],
+        folder=tmp_path / "cut",
+        fingerprint="a",
+        report=epochs.append,
+    )
+    assert len(epochs) == recipe.epochs - stop_after
+    assert same(weights(resumed), weights(whole))
+    assert [row["train_loss"] for row in again] == [row["train_loss"] for row in history]
+    assert (tmp_path / "cut" / "log.csv").read_text().count("\n") == recipe.epochs + 1
+
+
+def test_finished_run_is_not_run_again(samples, tmp_path):
+    first = network()
+    fit(first, *samples, RECIPE, SCHEMES["tl1"], folder=tmp_path, fingerprint="a")
+    second = network()
+    fit(
+        second,
+        *samples,
+        RECIPE,
+        SCHEMES["tl1"],
+        folder=tmp_path,
+        fingerprint="a",
+        report=lambda _: pytest.fail("ran"),
+    )
+    assert same(weights(first), weights(second))
+
+
+def test_foreign_or_damaged_checkpoints_are_refused(samples, tmp_path):
+    fit(network(), *samples, RECIPE, SCHEMES["tl1"], folder=tmp_path, fingerprint="a")
+    with pytest.raises(InputError, match="other data or settings"):
+        fit(network(), *samples, RECIPE, SCHEMES["tl1"], folder=tmp_path, fingerprint="b")
+    path = tmp_path / loop.CHECKPOINT
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match="not a readable checkpoint"):
+        fit(network(), *samples, RECIPE, SCHEMES["tl1"], folder=tmp_path, fingerprint="a")
+
+
+COMMAND = """
+import sys
+from matgraft.cli import main as cli
+from matgraft.training import loop, recipe
+loop.CHECKPOINT_SECONDS = 0.0
+small = recipe.DIRECT.model_copy(update={"epochs": 25, "min_steps": 0})
+recipe.PRESETS["default"] = (small, small)
+sys.argv = ["matgraft", *sys.argv[1:]]
+cli.main()
+"""
+
+
+@pytest.mark.slow
+def test_sigkill_at_random_moments_changes_nothing(crystals, tmp_path):
+    """Ten kills at random moments of one fine-tune; each resumed run ends with the uninterrupted weights."""
+    from matgraft.data.writers import write
+
+    write(crystals, tmp_path / "salts.extxyz")
+
+    def command(out):
+        arguments = ["finetune", str(tmp_path / "salts.extxyz"), "--target", "energy", "--source", "none"]
+        options = ["--scheme", "direct", "--arch", "arch2", "--val", "12", "--out", str(out)]
+        return [sys.executable, "-c", COMMAND, *arguments, *options]
+
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    started = time.monotonic()
+    subprocess.run(command(tmp_path / "whole"), check=True, env=environment, capture_output=True)
+    duration = time.monotonic() - started
+    expected = load_model(tmp_path / "whole").network.state_dict()
+    rng = np.random.default_rng(0)
+    killed = 0
+    for k in range(10):
+        out = tmp_path / f"killed{k}"
+        process = subprocess.Popen(
+            command(out), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(rng.uniform(0.3, 0.95) * duration)
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+        subprocess.run(command(out), check=True, env=environment, capture_output=True)
+        assert same(expected, load_model(out).network.state_dict())
+    assert killed >= 5
