@@ -7,6 +7,7 @@ import pytest
 from ase import Atoms
 from ase.neighborlist import neighbor_list
 
+from matgraft.errors import InputError
 from matgraft.graphs import neighbour_list
 
 CUTOFF = 5.0
@@ -36,7 +37,7 @@ def skewed(rng):
     """The same lattice as a compact cell, described by very oblique vectors."""
     shear = np.eye(3)
     shear[1, 0], shear[2, 0], shear[2, 1] = rng.integers(-2, 3, 3)
-    return scattered(rng, shear @ random_cell(rng, 2.0, 4.0), 3)
+    return scattered(rng, shear @ random_cell(rng, 2.2, 4.5), 3)
 
 
 def tiny(rng):
@@ -139,3 +140,9 @@ def test_pair_at_the_cutoff_is_left_out():
     for reach, edges in ((2.0, 0), (2.0 + 1e-9, 2)):
         found = neighbour_list(np.array([[0, 0, 0], [2.0, 0, 0]]), np.zeros((3, 3)), [False] * 3, reach)
         assert len(found[0]) == edges
+
+
+@pytest.mark.parametrize("pbc", [(True, True, False), (True, True, True)])
+def test_periodic_direction_without_a_vector_is_refused(pbc):
+    with pytest.raises(InputError, match="zero length"):
+        neighbour_list(np.zeros((1, 3)), np.diag([4.0, 0.0, 4.0]), pbc, CUTOFF)

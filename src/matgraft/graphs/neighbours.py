@@ -6,10 +6,12 @@ import numpy as np
 from ase.geometry import complete_cell
 from numba import njit
 
+from matgraft.errors import InputError
+
 
 @njit(cache=True)
 def _search(positions, cell, inverse, pbc, cutoff, count_only, centre, neighbour, shift, distance):
-    """Visit every (i, j, S) with |r_j + S cell - r_i| <= cutoff; return how many there are.
+    """Visit every (i, j, S) with |r_j + S cell - r_i| < cutoff; return how many there are.
 
     Along reciprocal vector k, a pair at fractional separation f + S is at least |f + S| plane
     spacings apart, which bounds S for each pair on its own and holds for any cell, however skewed.
@@ -83,8 +85,19 @@ def completed_cells(cells: np.ndarray, pbc: np.ndarray) -> np.ndarray:
     ----------
     cells : ndarray, shape (n, 3, 3)
     pbc : ndarray of bool, shape (n, 3)
+
+    Raises
+    ------
+    InputError
+        If a periodic direction has a lattice vector of zero length.
     """
     cells = np.array(cells, dtype=float)
+    flat = np.flatnonzero((pbc & ~cells.any(axis=2)).any(axis=1))
+    if len(flat):
+        raise InputError(
+            f"structure {flat[0]} (counted from 0): a periodic direction has a lattice vector of zero length. "
+            "Correct the cell, or mark the direction as not periodic."
+        )
     for i in np.flatnonzero(~pbc.all(axis=1)):
         cell = cells[i].copy()
         cell[~pbc[i]] = 0.0

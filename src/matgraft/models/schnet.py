@@ -103,7 +103,7 @@ class SchNet(nn.Module):
     def __init__(self, arch: Architecture):
         super().__init__()
         self.arch = arch
-        self.spacing: float | None = 0.02
+        self.spacing: float | None = 0.01
         basis = (
             GaussianBasis.published() if arch.radial == "published" else GaussianBasis.compact(arch.cutoff)
         )

@@ -96,6 +96,7 @@ def fit(
         One row per epoch: epoch, rate, train_loss, validation_mae, seconds.
     """
     run = _Run(network, train, recipe, scheme, seed)
+    spacing, network.spacing = network.spacing, recipe.spacing
     state = _State(rate=recipe.rate)
     if folder is not None and (folder / CHECKPOINT).exists():
         state = run.restore(folder / CHECKPOINT, fingerprint)
@@ -127,6 +128,7 @@ def fit(
             run.save(folder, state, fingerprint)
             saved = time.monotonic()
     run.finish(validation is not None)
+    network.spacing = spacing
     return state.history
 
 

@@ -27,6 +27,8 @@ class Recipe(BaseModel):
         ``huber`` is quadratic below ``huber_delta`` (in the network's units).
     average : float
         Decay of an exponential moving average of the weights; 0 for none.
+    spacing : float
+        Distance between the grid points of the tabulated filters while training, in Angstrom.
     validation : float
         Share of the training set that is held out to choose the best epoch; 0 trains on everything.
     patience : int
@@ -51,6 +53,7 @@ class Recipe(BaseModel):
     loss: Literal["mse", "mae", "huber"] = "huber"
     huber_delta: float = Field(default=0.1, gt=0)
     average: float = Field(default=0.0, ge=0, lt=1)
+    spacing: float = Field(default=0.02, gt=0)
     validation: float = Field(default=0.0, ge=0, lt=1)
     patience: int = Field(default=0, ge=0)
     min_steps: int = Field(default=0, ge=0)
