@@ -98,6 +98,15 @@ def test_interpolation_is_exact_for_cubics(coefficients, scaled):
     torch.testing.assert_close(interpolate(table, x)[:, 0], cubic(x), rtol=1e-10, atol=1e-9)
 
 
+def test_interpolation_uses_the_four_nearest_points():
+    """On quartics, the error is the polynomial that vanishes at those four."""
+    table = torch.arange(-1, 14, dtype=torch.float64)[:, None] ** 4
+    x = torch.linspace(0, 12, 97, dtype=torch.float64)
+    t = x - x.floor()
+    expected = x**4 - (t + 1) * t * (t - 1) * (t - 2)
+    torch.testing.assert_close(interpolate(table, x)[:, 0], expected, rtol=1e-12, atol=1e-10)
+
+
 @pytest.mark.parametrize("radial", ["compact", "published"])
 def test_interpolation_converges_with_the_fourth_power(radial):
     network = filter_network(radial, 16, torch.float64)

@@ -95,7 +95,7 @@ def completed_cells(cells: np.ndarray, pbc: np.ndarray) -> np.ndarray:
     flat = np.flatnonzero((pbc & ~cells.any(axis=2)).any(axis=1))
     if len(flat):
         raise InputError(
-            f"structure {flat[0]} (counted from 0): a periodic direction has a lattice vector of zero length. "
+            f"structure {flat[0]} (counted from 0): a lattice vector in a periodic direction is zero. "
             "Correct the cell, or mark the direction as not periodic."
         )
     for i in np.flatnonzero(~pbc.all(axis=1)):

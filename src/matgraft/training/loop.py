@@ -163,9 +163,18 @@ class _Run:
         batches = list(self.train.graphs.batches(order, recipe.batch_size, recipe.max_pairs))
         frozen = {name for name in self.moving if state.epoch < self.rates[name].from_epoch}
         total = 0.0
+        swa_from = recipe.epochs - recipe.swa_epochs
         for k, rows in enumerate(batches):
-            if recipe.schedule == "cosine":
-                state.rate = self._cosine((state.epoch + k / len(batches)), recipe)
+            if state.epoch >= swa_from:
+                state.rate = recipe.swa_rate
+                step = (state.epoch - swa_from) * len(batches) + k
+                keep = step / (step + 1.0)
+            else:
+                if recipe.schedule == "cosine":
+                    state.rate = self._cosine(state.epoch + k / len(batches), recipe)
+                # The average forgets the start faster while it is young.
+                step = state.epoch * len(batches) + k + 1
+                keep = min(recipe.average, step / (step + 10.0))
             for group, name in zip(self.optimizer.param_groups, self.moving, strict=True):
                 group["lr"] = 0.0 if name in frozen else state.rate * self.rates[name].factor
             loss = self._loss(
@@ -177,10 +186,7 @@ class _Run:
                 self.parameters[name].grad = None
             self.optimizer.step()
             for name, mean in self.average.items():
-                # The average forgets the start faster while it is young.
-                step = state.epoch * len(batches) + k + 1
-                decay = min(recipe.average, step / (step + 10.0))
-                mean.lerp_(self.parameters[name].detach(), 1.0 - decay)
+                mean.lerp_(self.parameters[name].detach(), 1.0 - keep)
             total += float(loss.detach()) * len(rows)
         return total / len(order)
 
@@ -195,7 +201,7 @@ class _Run:
     def _cosine(epoch: float, recipe: Recipe) -> float:
         if epoch < recipe.warmup:
             return recipe.rate * max(epoch / recipe.warmup, 0.01)
-        share = (epoch - recipe.warmup) / max(recipe.epochs - recipe.warmup, 1e-9)
+        share = (epoch - recipe.warmup) / max(recipe.epochs - recipe.swa_epochs - recipe.warmup, 1e-9)
         return recipe.rate_min + 0.5 * (recipe.rate - recipe.rate_min) * (
             1 + math.cos(math.pi * min(share, 1.0))
         )

@@ -27,6 +27,10 @@ class Recipe(BaseModel):
         ``huber`` is quadratic below ``huber_delta`` (in the network's units).
     average : float
         Decay of an exponential moving average of the weights; 0 for none.
+    swa_epochs : int
+        Stochastic weight averaging (Izmailov et al. 2018): so many last epochs at the constant rate
+        ``swa_rate``, the result being the plain mean of all weights met on the way.
+    swa_rate : float
     spacing : float
         Distance between the grid points of the tabulated filters while training, in Angstrom.
     validation : float
@@ -53,6 +57,8 @@ class Recipe(BaseModel):
     loss: Literal["mse", "mae", "huber"] = "huber"
     huber_delta: float = Field(default=0.1, gt=0)
     average: float = Field(default=0.0, ge=0, lt=1)
+    swa_epochs: int = Field(default=0, ge=0)
+    swa_rate: float = Field(default=2e-4, gt=0)
     spacing: float = Field(default=0.02, gt=0)
     validation: float = Field(default=0.0, ge=0, lt=1)
     patience: int = Field(default=0, ge=0)
@@ -62,6 +68,8 @@ class Recipe(BaseModel):
     def _rates_in_order(self) -> Recipe:
         if self.rate_min > self.rate:
             raise ValueError(f"rate_min {self.rate_min} is above rate {self.rate}")
+        if self.swa_epochs >= self.epochs or (self.swa_epochs and not self.average):
+            raise ValueError("swa_epochs must be fewer than epochs, and needs average > 0 before")
         return self
 
     def for_size(self, n: int) -> Recipe:
@@ -72,9 +80,12 @@ class Recipe(BaseModel):
         )
 
 
-PRETRAIN = Recipe(epochs=42, batch_size=64, rate=1e-3, warmup=0.5, l2=0.05, huber_delta=0.05, average=0.999)
+PRETRAIN = Recipe(
+    epochs=60, batch_size=64, rate=1e-3, warmup=0.5, l2=0.05, huber_delta=0.05, average=0.999,
+    swa_epochs=18, swa_rate=2.5e-4,
+)  # fmt: skip
 DIRECT = Recipe(epochs=60, batch_size=16, rate=1e-3, warmup=1.0, l2=0.05, average=0.99, min_steps=1000)
-FINETUNE = Recipe(epochs=30, batch_size=16, rate=2e-4, warmup=1.0, l2=0.05, average=0.99, min_steps=400)
+FINETUNE = Recipe(epochs=30, batch_size=16, rate=2e-4, warmup=1.0, l2=0.05, average=0.99)
 PAPER = Recipe(
     epochs=1000, batch_size=32, optimizer="adam", rate=1e-4, schedule="plateau", l2=1e-3, loss="mse",
     validation=0.1, patience=100,
