@@ -45,6 +45,17 @@ def test_robust_fit_shrugs_off_wild_labels_where_least_squares_does_not():
     assert max(abs(plain[s] - TRUE[s]) for s in TRUE) > 0.5
 
 
+def test_references_a_thousand_electronvolts_apart_are_not_pulled_together():
+    rng = np.random.default_rng(3)
+    counts = np.zeros((50, 119), dtype=int)
+    counts[:, 22], counts[:, 8] = rng.integers(9, 12, 50), rng.integers(18, 21, 50)
+    energies = np.zeros(119)
+    energies[[22, 8]] = -1600.0, -430.0
+    per_atom = counts @ energies / counts.sum(axis=1)
+    references = References.fit(counts, per_atom)
+    assert np.abs(references.per_atom(counts) - per_atom).max() < 0.02
+
+
 def test_unfitted_elements_are_named_and_fall_back():
     counts = compositions(np.random.default_rng(2))
     references = References.fit(counts, labels(counts))

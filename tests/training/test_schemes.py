@@ -48,3 +48,10 @@ def test_small_sets_get_more_epochs():
     recipe = DIRECT.model_copy(update={"epochs": 10, "batch_size": 16, "min_steps": 1000})
     assert recipe.for_size(100).epochs == 143
     assert recipe.for_size(10_000).epochs == 10
+
+
+def test_changed_settings_are_checked():
+    assert DIRECT.changed(epochs=7).epochs == 7
+    for settings in ({"epochs": 0}, {"epoch": 5}, {"swa_epochs": 100}, {"rate": 1e-9}):
+        with pytest.raises(InputError, match="training settings"):
+            DIRECT.changed(**settings)

@@ -210,6 +210,9 @@ def pretrain(
     val_size: Annotated[float, typer.Option(help="Number or share of structures held out.")] = 0.1,
     arch: Annotated[str, typer.Option(help="arch1 or arch2.")] = "arch1",
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
+    swa_epochs: Annotated[
+        int | None, typer.Option(help="How many of them, the last, average the weights.")
+    ] = None,
     name: Annotated[str, typer.Option(help="Name for the model card.")] = "",
     licence: Annotated[str, typer.Option(help="Licence for the model card.")] = "",
     seed: Seed = 0,
@@ -228,8 +231,8 @@ def pretrain(
 
     if arch not in ARCHITECTURES:
         raise InputError(f"no architecture named {arch!r}; there are {', '.join(ARCHITECTURES)}.")
-    if epochs is not None and epochs < 1:
-        raise InputError(f"--epochs {epochs}: at least one is needed.")
+    changes = {"epochs": epochs, "swa_epochs": swa_epochs}
+    recipe = PRETRAIN.changed(**{key: value for key, value in changes.items() if value is not None})
     model = run(
         _read(data, target, label_kind, no_label_check, missing),
         target,
@@ -239,7 +242,7 @@ def pretrain(
         keep=keep or [],
         val_size=int(val_size) if val_size >= 1 else val_size,
         arch=ARCHITECTURES[arch],
-        recipe=PRETRAIN if epochs is None else PRETRAIN.model_copy(update={"epochs": epochs}),
+        recipe=recipe,
         seed=seed,
         name=name,
         licence=licence,

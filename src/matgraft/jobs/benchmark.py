@@ -155,6 +155,7 @@ def benchmark(
         "target": target,
         "label": vars(task.label),
         "source": None if parent is None else parent.card.get("name", str(source)),
+        "source_hash": None if parent is None else parent.content_hash(),
         "sizes": sorted(sizes),
         "val_size": val_size,
         "seeds": seeds,

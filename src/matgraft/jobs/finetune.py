@@ -162,6 +162,7 @@ def run_finetune(
         "label": vars(task.label),
         "data_hash": task.data_hash,
         "source": None if parent is None else parent.card.get("name", str(source)),
+        "source_hash": None if parent is None else parent.content_hash(),
         "scheme": chosen.model_dump(),
         "reference": reference,
         "architecture": arch,

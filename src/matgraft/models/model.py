@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -133,6 +134,14 @@ class Model:
             for name in (WEIGHTS, CARD):
                 os.replace(Path(partial) / name, folder / name)
         return folder
+
+    def content_hash(self) -> str:
+        """SHA-256 of weights, scale and references: what decides a prediction."""
+        digest = hashlib.sha256(np.float64(self.scale).tobytes())
+        digest.update(np.nan_to_num(self.references.energies, nan=self.references.fallback).tobytes())
+        for tensor in self.network.state_dict().values():
+            digest.update(tensor.cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     def with_card(self, **entries) -> Model:
         """A copy whose card has more entries."""

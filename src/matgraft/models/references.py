@@ -9,7 +9,6 @@ from ase.data import atomic_numbers, chemical_symbols
 
 from matgraft.errors import InputError
 
-_RIDGE = 1e-3
 _HUBER = 1.345
 _ITERATIONS = 30
 
@@ -47,7 +46,9 @@ class References:
         return cls(values, float(np.nanmean(values)) if energies else 0.0)
 
     @classmethod
-    def fit(cls, composition: np.ndarray, per_atom: np.ndarray, robust: bool = True) -> References:
+    def fit(
+        cls, composition: np.ndarray, per_atom: np.ndarray, robust: bool = True, ridge: float = 1e-6
+    ) -> References:
         """Least squares of ``per_atom = sum_Z x_Z e_Z`` over the fractions ``x_Z``.
 
         Parameters
@@ -59,14 +60,17 @@ class References:
         robust : bool
             Huber's loss by iteratively reweighted least squares, so that a few wrong labels or
             structures outside the source's domain do not set the references of everyone.
+        ridge : float
+            Pull towards the mean label. Total energies of some codes differ by 1000 eV from element to
+            element: what looks like a gentle pull then shifts predictions by electronvolts.
         """
         fractions = composition / composition.sum(axis=1, keepdims=True)
         centre = float(np.median(per_atom) if robust else np.mean(per_atom))
-        ridge = _RIDGE * np.eye(fractions.shape[1])
+        pull = ridge * np.eye(fractions.shape[1])
         weights = np.ones(len(per_atom))
         for _ in range(_ITERATIONS if robust else 1):
             weighted = fractions * weights[:, None]
-            shift = np.linalg.solve(weighted.T @ fractions + ridge, weighted.T @ (per_atom - centre))
+            shift = np.linalg.solve(weighted.T @ fractions + pull, weighted.T @ (per_atom - centre))
             residual = np.abs(per_atom - centre - fractions @ shift)
             width = _HUBER * 1.4826 * np.median(residual)
             weights = (

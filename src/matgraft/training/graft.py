@@ -253,7 +253,9 @@ def train_from_scratch(
     train_rows, validation_rows : ndarray
         The validation rows choose the epoch.
     """
-    references = References.fit(task.composition[train_rows], task.per_atom[train_rows], robust=False)
+    references = References.fit(
+        task.composition[train_rows], task.per_atom[train_rows], robust=False, ridge=1e-3
+    )
     residual = task.per_atom - references.per_atom(task.composition)
     scale = float(residual[train_rows].std())
     torch.manual_seed(seed)
@@ -397,6 +399,5 @@ def _fingerprint(
     settings = [recipe.model_dump(), scheme.model_dump(), choice.mode, seed, arch.as_dict()]
     digest.update(json.dumps(settings, sort_keys=True).encode())
     if source is not None:
-        for tensor in source.network.state_dict().values():
-            digest.update(tensor.cpu().numpy().tobytes())
+        digest.update(source.content_hash().encode())
     return digest.hexdigest()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from matgraft.errors import InputError
 
 
 class Recipe(BaseModel):
@@ -72,6 +74,21 @@ class Recipe(BaseModel):
             raise ValueError("swa_epochs must be fewer than epochs, and needs average > 0 before")
         return self
 
+    def changed(self, **settings: object) -> Recipe:
+        """A copy with other settings, checked like any recipe.
+
+        Raises
+        ------
+        InputError
+            A setting that does not exist or does not fit.
+        """
+        try:
+            return Recipe(**{**self.model_dump(), **settings})
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(map(str, problem["loc"]))
+            raise InputError(f"training settings: {where} {problem['msg']}".replace("  ", " ")) from error
+
     def for_size(self, n: int) -> Recipe:
         """The recipe for ``n`` structures: more epochs, if ``epochs`` would give fewer than ``min_steps``."""
         steps_per_epoch = math.ceil(n / self.batch_size)
@@ -81,8 +98,8 @@ class Recipe(BaseModel):
 
 
 PRETRAIN = Recipe(
-    epochs=60, batch_size=64, rate=1e-3, warmup=0.5, l2=0.05, huber_delta=0.05, average=0.999,
-    swa_epochs=18, swa_rate=2.5e-4,
+    epochs=66, batch_size=64, rate=1e-3, warmup=0.5, l2=0.05, huber_delta=0.05, average=0.999,
+    swa_epochs=24, swa_rate=2.5e-4,
 )  # fmt: skip
 DIRECT = Recipe(epochs=60, batch_size=16, rate=1e-3, warmup=1.0, l2=0.05, average=0.99, min_steps=1000)
 FINETUNE = Recipe(epochs=30, batch_size=16, rate=2e-4, warmup=1.0, l2=0.05, average=0.99)
