@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The source models that ship: about an hour each on one core. Run again, it continues.
-#   benchmarks/pretrain.sh [FOLDER]     default: benchmarks/runs
+#   benchmarks/pretrain.sh [FOLDER]     default benchmarks/runs
 set -euo pipefail
-cd "$(dirname "$0")"
-runs=${1:-runs}
+cd "$(dirname "$0")/.."
+runs=${1:-benchmarks/runs}
 
 grow() { # NAME [OPTIONS]
     local name=$1
@@ -11,10 +11,10 @@ grow() { # NAME [OPTIONS]
     matgraft pretrain mp-source --target e_form_per_atom --exclude-formulas-of tmo-oxides \
         --keep 'e_form_spread<=0.1' --keep 'natoms<=100' --name "$name" --out "$runs/$name" \
         --licence 'CC-BY 4.0 (Materials Project, Jain et al., APL Materials 1, 011002, 2013)' "$@"
-    mkdir -p "../src/matgraft/models/shipped/$name"
-    cp "$runs/$name"/model.{json,safetensors} "../src/matgraft/models/shipped/$name/"
-    mkdir -p "results/$name"
-    cp "$runs/$name"/{log.csv,metrics.json,training.png} "results/$name/"
+    mkdir -p "src/matgraft/models/shipped/$name"
+    cp "$runs/$name"/model.{json,safetensors} "src/matgraft/models/shipped/$name/"
+    mkdir -p "benchmarks/results/$name"
+    cp "$runs/$name"/{metrics.json,training.png} "benchmarks/results/$name/"
 }
 
 grow mp-schnet --val-size 6154
