@@ -112,6 +112,8 @@ def test_grouped_split_keeps_formulas_apart(salts, source, tmp_path):
         ({"val": "nothing.extxyz"}, "nothing.extxyz"),
         ({"preset": "fast"}, "no preset named"),
         ({"arch": "arch9"}, "no architecture named"),
+        ({"reference": "best"}, "auto, labels, residual, none"),
+        ({"reference": "nothing.json"}, "nothing.json"),
         ({"source": None, "scheme": "direct", "reference": "residual"}, "needs a source model"),
     ],
 )
@@ -120,6 +122,14 @@ def test_bad_requests_leave_nothing_behind(salts, source, tmp_path, options, mes
     with pytest.raises(InputError, match=message):
         run_finetune(salts, out=tmp_path / "out", **settings)
     assert not (tmp_path / "out").exists()
+
+
+def test_given_reference_energies(salts, source, tmp_path):
+    given = {"O": -4.0, "Ti": -5.0, "V": -5.0, "Fe": -5.0}
+    (tmp_path / "references.json").write_text(json.dumps(given))
+    options = {"source": source, "val": "12", "reference": str(tmp_path / "references.json")}
+    run_finetune(salts, "energy", tmp_path / "out", **options)
+    assert json.loads((tmp_path / "out" / "references.json").read_text()) == given
 
 
 def test_an_intensive_label(salts, source, tmp_path, crystals):

@@ -40,13 +40,6 @@ class Kind(str, Enum):
     intensive = "intensive"
 
 
-class Reference(str, Enum):
-    auto = "auto"
-    labels = "labels"
-    residual = "residual"
-    none = "none"
-
-
 class Group(str, Enum):
     formula = "formula"
     chemical_system = "chemical_system"
@@ -117,7 +110,9 @@ def finetune(
     scheme: Annotated[
         str, typer.Option(help="direct, tl1 (all moves), tl2 (embedding frozen), tl3 (output only).")
     ] = "tl1",
-    reference: Annotated[Reference, typer.Option(help="How reference energies are fitted.")] = Reference.auto,
+    reference: Annotated[
+        str, typer.Option(help="auto, labels, residual, none, or a JSON file of energies by element.")
+    ] = "auto",
     arch: Annotated[str, typer.Option(help="Network of direct training: arch1 or arch2.")] = "arch1",
     val: Annotated[
         str, typer.Option(help="Fraction, number, file of ids, or file of structures to judge on.")
@@ -147,7 +142,7 @@ def finetune(
         out,
         source=_source(source),
         scheme=scheme,
-        reference=reference.value,
+        reference=reference,
         arch=arch,
         val=val,
         group=_value(group),
@@ -348,6 +343,7 @@ def data_list(as_json: Json = False) -> None:
 def data_convert(
     data: Files,
     out: Annotated[Path, typer.Argument(help="New file: .extxyz, .db, or a folder (fast, memory-mapped).")],
+    as_json: Json = False,
 ) -> None:
     """Write structures and labels in another format.
 
@@ -355,7 +351,11 @@ def data_convert(
     """
     from matgraft.jobs.data import convert
 
-    console.print(f"{convert(data, out)} structures: {out}", soft_wrap=True)
+    n = convert(data, out)
+    if as_json:
+        _print_json({"n": n, "out": str(out)})
+        return
+    console.print(f"{n} structures: {out}", soft_wrap=True)
 
 
 @data_app.command("split")
@@ -365,6 +365,7 @@ def data_split(
     val: Annotated[str, typer.Option(help="Fraction, number, or file of ids.")] = "0.2",
     group: GroupBy = None,
     seed: Seed = 0,
+    as_json: Json = False,
 ) -> None:
     """Split a data set into training and validation files.
 
@@ -373,6 +374,9 @@ def data_split(
     from matgraft.jobs.data import split
 
     n_train, n_val = split(data, out, val=val, group=_value(group), seed=seed)
+    if as_json:
+        _print_json({"n_train": n_train, "n_val": n_val, "out": str(out)})
+        return
     console.print(f"{n_train} structures to train on, {n_val} to validate on: {out}", soft_wrap=True)
 
 

@@ -26,9 +26,7 @@ from matgraft.jobs.folder import claim, write_json, write_text
 from matgraft.models.model import Model, load_model
 from matgraft.models.schnet import ARCHITECTURES
 from matgraft.progress import Progress
-from matgraft.training.graft import Task, check_request, finetune, named_scheme
-
-REFERENCE_MODES = ("auto", "labels", "residual", "none")
+from matgraft.training.graft import REFERENCE_MODES, Task, check_request, finetune, named_scheme
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,11 @@ from matgraft.evaluation.plots import error_distribution, parity, training_curve
 from matgraft.evaluation.tables import Table
 from matgraft.jobs.folder import claim, write_csv, write_json
 from matgraft.models.model import Model, load_model
+from matgraft.models.references import References
 from matgraft.models.schnet import ARCHITECTURES
 from matgraft.progress import Progress
 from matgraft.training.graft import (
+    REFERENCE_MODES,
     ReferenceMode,
     Task,
     check_request,
@@ -108,6 +110,17 @@ def recipes(preset: str) -> tuple[Recipe, Recipe]:
     return PRESETS[preset]
 
 
+def reference_mode(text: str) -> ReferenceMode | References:
+    """A reference mode by name, or the reference energies in a JSON file."""
+    if text in REFERENCE_MODES:
+        return text  # type: ignore[return-value]
+    if text.endswith(".json"):
+        return References.read(text)
+    raise InputError(
+        f"--reference {text!r}: write {', '.join(REFERENCE_MODES)}, or a JSON file of energies by element."
+    )
+
+
 def run_finetune(
     data: str | Path | Dataset,
     target: str,
@@ -115,7 +128,7 @@ def run_finetune(
     *,
     source: str | Path | None = "mp-schnet",
     scheme: str = "tl1",
-    reference: ReferenceMode = "auto",
+    reference: str = "auto",
     arch: str = "arch1",
     val: str = "0.2",
     group: str | None = None,
@@ -134,8 +147,10 @@ def run_finetune(
         New folder; an interrupted run of equal settings continues in it.
     source : str, path or None
         Source model; None trains directly.
-    scheme, reference : str
+    scheme : str
         See :func:`matgraft.training.graft.finetune`.
+    reference : str
+        ``auto``, ``labels``, ``residual``, ``none``, or a JSON file of energies by element.
     arch : {"arch1", "arch2"}
         For direct training.
     val, group
@@ -151,7 +166,8 @@ def run_finetune(
     parent = None if source is None else load_model(source)
     dataset = data if isinstance(data, Dataset) else Dataset.read(data, target=target)
     dataset, train_rows, val_rows = validation_split(dataset, val, group, seed, target)
-    check_request(len(train_rows), chosen, reference, parent is not None)
+    references = reference_mode(reference)
+    check_request(len(train_rows), chosen, references, parent is not None)
     cutoff = parent.cutoff if parent else ARCHITECTURES[arch].cutoff
     if parent is not None and ARCHITECTURES[arch].cutoff != cutoff:
         raise InputError(f"{source}: its cutoff of {cutoff} A is not that of {arch}.")
@@ -164,7 +180,7 @@ def run_finetune(
         "source": None if parent is None else parent.card.get("name", str(source)),
         "source_hash": None if parent is None else parent.content_hash(),
         "scheme": chosen.model_dump(),
-        "reference": reference,
+        "reference": references if isinstance(references, str) else references.as_dict(),
         "architecture": arch,
         "val": val,
         "group": group,
@@ -194,7 +210,7 @@ def run_finetune(
         for_graft if start else for_direct,
         source=start,
         scheme=chosen,
-        reference=reference,
+        reference=references,
         zero_shot=zero_shot,
     )
     predictions = {scheme: task.source_per_atom(model)}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
@@ -44,6 +46,16 @@ class References:
                 )
             values[atomic_numbers[symbol]] = energy
         return cls(values, float(np.nanmean(values)) if energies else 0.0)
+
+    @classmethod
+    def read(cls, path: str | Path) -> References:
+        """Reference energies from a JSON file such as ``{"O": -4.9, "Ti": -7.8}``."""
+        try:
+            return cls.given(json.loads(Path(path).read_text()))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError, AttributeError, TypeError) as error:
+            raise InputError(
+                f'{path}: not a JSON file of reference energies such as {{"O": -4.9}} ({error}).'
+            ) from error
 
     @classmethod
     def fit(

@@ -7,7 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from matgraft.training.recipe import DIRECT, FINETUNE, Recipe
 from matgraft.training.schemes import SCHEMES, Scheme
 
 ReferenceMode = Literal["auto", "labels", "residual", "none"]
+REFERENCE_MODES = get_args(ReferenceMode)
 
 _FOLDS = 5
 _LEAST_LABELS = 2 * _FOLDS
