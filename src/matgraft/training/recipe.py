@@ -102,7 +102,7 @@ PRETRAIN = Recipe(
     swa_epochs=21, swa_rate=2.5e-4,
 )  # fmt: skip
 DIRECT = Recipe(epochs=60, batch_size=16, rate=1e-3, warmup=1.0, l2=0.05, average=0.99, min_steps=1000)
-FINETUNE = Recipe(epochs=30, batch_size=16, rate=2e-4, warmup=1.0, l2=0.05, average=0.99)
+FINETUNE = Recipe(epochs=10, batch_size=16, rate=2e-4, warmup=1.0, l2=0.05, loss="mae", average=0.99)
 PAPER = Recipe(
     epochs=1000, batch_size=32, optimizer="adam", rate=1e-4, schedule="plateau", l2=1e-3, loss="mse",
     validation=0.1, patience=100,
