@@ -107,7 +107,7 @@ def test_data_verbs(salts, tmp_path):
         (["finetune", "{salts}", "--target", "energy", "--label-kind", "atom"], "--label-kind cell"),
         (["finetune", "{salts}", "--target", "energy", "--val", "60"], "validation"),
         (["benchmark", "{salts}", "--target", "energy", "--sizes", "ten"], "whole numbers"),
-        (["benchmark", "{salts}", "--target", "energy", "--sizes", "500"], "500"),
+        (["benchmark", "{salts}", "--target", "energy", "--sizes", "500", "--val-size", "9"], "500"),
         (["pretrain", "{salts}", "--target", "energy", "--keep", "volume<1"], "natoms"),
         (["pretrain", "{salts}", "--target", "energy", "--exclude-elements", "Xx"], "Xx"),
         (["finetune", "{salts}"], "Missing option"),

@@ -155,10 +155,9 @@ def finetune(
         return
     console.print(result.table.rich())
     mode, checked = result.metrics["reference"], result.metrics["reference_cross_validation_per_atom"]
-    rivals = ", ".join(f"{name} {1e3 * error:.0f}" for name, error in checked.items())
+    rivals = ", ".join(f"{name} {error:.3g}" for name, error in checked.items())
     console.print(
-        f"reference energies: {mode}"
-        + (f" (cross-validated, per 1000 units per atom: {rivals})" if rivals else "")
+        f"reference energies: {mode}" + (f" (error in cross-validation: {rivals})" if rivals else "")
     )
     for name in ("parity.png", "errors.png", "training.png", "predictions.csv", "metrics.json"):
         console.print(f"  {out / name}", soft_wrap=True)
