@@ -142,7 +142,20 @@ def test_pair_at_the_cutoff_is_left_out():
         assert len(found[0]) == edges
 
 
-@pytest.mark.parametrize("pbc", [(True, True, False), (True, True, True)])
-def test_periodic_direction_without_a_vector_is_refused(pbc):
-    with pytest.raises(InputError, match="is zero"):
-        neighbour_list(np.zeros((1, 3)), np.diag([4.0, 0.0, 4.0]), pbc, CUTOFF)
+@pytest.mark.parametrize(
+    ("cell", "pbc"),
+    [
+        (np.diag([4.0, 0.0, 4.0]), (True, True, False)),
+        (np.diag([4.0, 0.0, 4.0]), (True, True, True)),
+        ([[4, 0, 0], [0, 4, 0], [4, 4, 0]], (True, True, True)),
+        ([[4, 0, 0], [8, 0, 0], [0, 0, 4]], (True, True, False)),
+    ],
+)
+def test_periodic_vectors_that_span_no_volume_are_refused(cell, pbc):
+    with pytest.raises(InputError, match="span no volume"):
+        neighbour_list(np.zeros((1, 3)), np.array(cell, dtype=float), pbc, CUTOFF)
+
+
+def test_parallel_vectors_in_directions_that_are_not_periodic_do_no_harm():
+    cell = np.array([[4, 0, 0], [8, 0, 0], [0, 0, 4]], dtype=float)
+    assert len(neighbour_list(np.zeros((1, 3)), cell, [True, False, True], CUTOFF)[0]) == 4

@@ -89,14 +89,18 @@ def completed_cells(cells: np.ndarray, pbc: np.ndarray) -> np.ndarray:
     Raises
     ------
     InputError
-        If a periodic direction has a lattice vector of zero length.
+        If periodic lattice vectors of a structure are zero, parallel or coplanar.
     """
     cells = np.array(cells, dtype=float)
-    flat = np.flatnonzero((pbc & ~cells.any(axis=2)).any(axis=1))
+    lengths = np.linalg.norm(cells, axis=2, keepdims=True)
+    directions = np.where(pbc[:, :, None], cells / np.maximum(lengths, 1e-30), 0.0)
+    gram = directions @ directions.transpose(0, 2, 1) + np.eye(3) * ~pbc[:, None, :]
+    flat = np.flatnonzero(np.linalg.det(gram) < 1e-10)
     if len(flat):
         raise InputError(
-            f"structure {flat[0]} (counted from 0): a lattice vector in a periodic direction is zero. "
-            "Correct the cell, or mark the direction as not periodic."
+            f"structure {flat[0]} (counted from 0): its periodic lattice vectors span no volume "
+            "(one is zero, or they lie in a plane or on a line). "
+            "Correct the cell, or mark a direction as not periodic."
         )
     for i in np.flatnonzero(~pbc.all(axis=1)):
         cell = cells[i].copy()
