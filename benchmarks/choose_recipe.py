@@ -1,8 +1,8 @@
 """How the fine-tuning recipe was chosen: on inner splits of the training sets.
 
 For each of five seeds the 400 training oxides of the random benchmark are split again, 320 to train on and
-80 to compare recipes on; the 117 oxides that this seed holds out are not looked at (other seeds hold out others,
-so that over all seeds the sets overlap). Writes ``results/choose_recipe.json``.
+80 to compare recipes on. The 117 oxides that this seed holds out are not looked at; other seeds hold out
+others, so that over all seeds the sets overlap. Writes ``results/choose_recipe.json``.
 """
 
 from __future__ import annotations
