@@ -29,7 +29,7 @@ SEEDS = 5
 def main() -> None:
     source = load_model("mp-schnet")
     task = Task.of(Dataset.read("tmo-oxides-fetiv", target="energy"), "energy", source.cutoff)
-    zero_shot = task.source_per_atom(source)
+    zero_shot = task.predicted_by(source)
     errors: dict[str, list[list[float]]] = {}
 
     def note(name: str, per_atom: np.ndarray, rows: np.ndarray) -> None:
@@ -44,7 +44,7 @@ def main() -> None:
         for name, changes in CANDIDATES.items():
             recipe = FINETUNE.changed(**changes)
             model = finetune(source, task, rows=inner, recipe=recipe, seed=seed, zero_shot=zero_shot)
-            note(name, task.source_per_atom(model), held)
+            note(name, task.predicted_by(model), held)
             print(seed, name, errors[name][-1], flush=True)
     report = {
         name: {

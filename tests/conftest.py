@@ -12,6 +12,7 @@ import torch
 from ase.build import bulk
 
 from matgraft.data import Dataset, Label
+from matgraft.data.writers import write
 
 torch.set_num_threads(1)
 
@@ -32,3 +33,11 @@ def crystals() -> Dataset:
     return Dataset.from_atoms(
         structures, ids, {"energy": energies}, {"energy": Label("energy")}, source="salts.extxyz"
     )
+
+
+@pytest.fixture(scope="session")
+def salts(crystals, tmp_path_factory):
+    """The crystals as an extended XYZ file."""
+    path = tmp_path_factory.mktemp("data") / "salts.extxyz"
+    write(crystals, path)
+    return path

@@ -13,17 +13,9 @@ import torch
 from small import SMALL
 
 from matgraft.data import Label
-from matgraft.data.writers import write
 from matgraft.models.model import Model
 from matgraft.models.references import References
 from matgraft.models.schnet import SchNet
-
-
-@pytest.fixture(scope="module")
-def salts(crystals, tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "salts.extxyz"
-    write(crystals, path)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,9 @@
-"""A small source model on disk, and labelled files to graft it onto."""
+"""A small source model on disk, and quick recipes."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
-from matgraft.data.writers import write
 from matgraft.jobs.pretrain import pretrain
 from matgraft.models.schnet import Architecture
 from matgraft.training import recipe as recipes
@@ -20,14 +18,6 @@ def quick(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def salts(crystals, tmp_path_factory):
-    """The crystals as an extended XYZ file."""
-    path = tmp_path_factory.mktemp("data") / "salts.extxyz"
-    write(crystals, path)
-    return path
-
-
-@pytest.fixture(scope="session")
 def source(crystals, tmp_path_factory):
     """A source model grown on the same crystals with another label: 4 eV/atom higher."""
     out = tmp_path_factory.mktemp("models") / "source"
@@ -37,7 +27,3 @@ def source(crystals, tmp_path_factory):
         shifted, "energy", out, val_size=12, arch=Architecture(2, 16, 16), recipe=recipe, name="salt-source"
     )
     return out
-
-
-def mean_error(target, prediction):
-    return float(np.abs(np.asarray(target) - np.asarray(prediction)).mean())

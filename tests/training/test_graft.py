@@ -40,9 +40,9 @@ def labelled(crystals: Dataset, source: Model, noise: float) -> Dataset:
 def test_residual_references_recover_the_shift_exactly(crystals, source):
     task = Task.of(labelled(crystals, source, 0.0), "energy", SMALL.cutoff)
     rows = np.arange(40)
-    references = fit_references(task, rows, "residual", source, task.source_per_atom(source))
+    references = fit_references(task, rows, "residual", source, task.predicted_by(source))
     prediction = references.per_atom(task.composition) - source.references.per_atom(task.composition)
-    prediction += task.source_per_atom(source)
+    prediction += task.predicted_by(source)
     np.testing.assert_allclose(prediction, task.per_atom, atol=2e-3)
 
 
@@ -55,15 +55,22 @@ def test_auto_takes_the_residual_where_the_source_knows_and_labels_where_it_does
     assert finetune(wild, outside, rows=rows, recipe=QUICK).card["reference"] == "labels"
 
 
+@pytest.mark.parametrize("n", range(10, 15))
+def test_auto_works_with_the_fewest_labels(crystals, source, n):
+    # Here neither mode wins by far, so that with more labels both would be fine-tuned to decide.
+    model = finetune(source, labelled(crystals, source, 10.0), "energy", rows=np.arange(n), recipe=QUICK)
+    assert model.card["reference"] in ("labels", "residual")
+
+
 def test_cross_validation_sees_the_training_rows_only(crystals, source):
     dataset = labelled(crystals, source, 0.01)
     task = Task.of(dataset, "energy", SMALL.cutoff)
     rows = np.arange(40)
-    before = cross_validated_references(task, rows, task.source_per_atom(source), 0)
+    before = cross_validated_references(task, rows, task.predicted_by(source), 0)
     spoiled = dataset.values("energy").copy()
     spoiled[40:] = 1e6
     task = Task.of(dataset.with_label("energy", spoiled), "energy", SMALL.cutoff)
-    assert cross_validated_references(task, rows, task.source_per_atom(source), 0) == before
+    assert cross_validated_references(task, rows, task.predicted_by(source), 0) == before
 
 
 def test_a_zero_rate_graft_is_the_source_with_new_references(crystals, source):

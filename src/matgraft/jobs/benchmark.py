@@ -56,7 +56,8 @@ def _fit(subset: Subset, method: str) -> dict:
         predictions = baselines(task, subset.train, _job.source, _job.zero_shot)
         extra: dict = {}
     else:
-        scheme = named_scheme(method.split("/")[0])
+        name, _, mode = method.partition("/")
+        scheme = named_scheme(name)
         for_direct, for_graft = recipes(_job.preset)
         from_source = scheme.start == "source"
         model = finetune(
@@ -64,13 +65,13 @@ def _fit(subset: Subset, method: str) -> dict:
             task,
             rows=subset.train,
             scheme=scheme,
-            reference=method.split("/")[1] if "/" in method else "auto",  # type: ignore[arg-type]
+            reference=mode or "auto",  # type: ignore[arg-type]
             recipe=for_graft if from_source else for_direct,
             arch=ARCHITECTURES[_job.arch],
             seed=subset.seed,
             zero_shot=_job.zero_shot if from_source else None,
         )
-        predictions = {method: task.source_per_atom(model)}
+        predictions = {method: task.predicted_by(model)}
         extra = {"reference": model.card["reference"]}
     rows, label = subset.validation, task.label
     truth = label.from_per_atom(task.per_atom[rows], task.natoms[rows])
@@ -163,7 +164,7 @@ def benchmark(
         "recipes": {"direct": for_direct.model_dump(), "source": for_graft.model_dump()},
     }
     out = claim(out, settings)
-    zero_shot = None if parent is None else task.source_per_atom(parent)
+    zero_shot = None if parent is None else task.predicted_by(parent)
     results = _run(
         _Job(task, parent, zero_shot, preset, arch), subsets, ["baselines", *schemes], out / "fits", workers
     )

@@ -203,7 +203,7 @@ def run_finetune(
                 **options,
             )
 
-    zero_shot = None if parent is None else task.source_per_atom(parent)
+    zero_shot = None if parent is None else task.predicted_by(parent)
     start = parent if chosen.start == "source" else None
     model = train(
         scheme,
@@ -213,12 +213,10 @@ def run_finetune(
         reference=references,
         zero_shot=zero_shot,
     )
-    predictions = {scheme: task.source_per_atom(model)}
+    predictions = {scheme: task.predicted_by(model)}
     predictions |= baselines(task, train_rows, parent, zero_shot)
     if direct and scheme != "direct":
-        predictions["direct"] = task.source_per_atom(
-            train("direct", for_direct, source=None, scheme="direct")
-        )
+        predictions["direct"] = task.predicted_by(train("direct", for_direct, source=None, scheme="direct"))
     return _write(out, dataset, task, model, scheme, predictions, train_rows, val_rows)
 
 

@@ -119,7 +119,7 @@ def pretrain(
             folder=out,
             report=lambda row: progress.step(row["epoch"] - progress.count, loss=row["train_loss"]),
         )
-    prediction = model.label.from_per_atom(task.source_per_atom(model), task.natoms)
+    prediction = model.label.from_per_atom(task.predicted_by(model), task.natoms)
     truth = dataset.values(target)
 
     def scores(rows: np.ndarray) -> dict[str, float]:

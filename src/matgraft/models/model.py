@@ -100,7 +100,7 @@ class Model:
         dataset = structures if isinstance(structures, Dataset) else Dataset.from_atoms(structures)
         composition = dataset.composition()
         graphs = graphs if graphs is not None else self.graphs(dataset)
-        per_atom = self.references.per_atom(composition) + self.scale * run_network(self.network, graphs)
+        per_atom = self.per_atom(composition, graphs)
         seen = np.zeros(len(chemical_symbols), dtype=bool)
         seen[[atomic_numbers[symbol] for symbol in self.species]] = True
         referenced = ~np.isnan(self.references.energies)
@@ -110,6 +110,10 @@ class Model:
             unseen=_elements(composition[:, ~seen] > 0, np.flatnonzero(~seen)),
             unreferenced=_elements(composition[:, ~referenced] > 0, np.flatnonzero(~referenced)),
         )
+
+    def per_atom(self, composition: np.ndarray, graphs: Graphs) -> np.ndarray:
+        """References plus network, per atom, for structures of these compositions and graphs; (n,)."""
+        return self.references.per_atom(composition) + self.scale * run_network(self.network, graphs)
 
     def save(self, folder: str | Path) -> Path:
         """Write weights (safetensors) and card (JSON) into a folder; nothing in it can execute code."""

@@ -16,7 +16,7 @@ from ase.data import chemical_symbols
 from matgraft.data import Dataset, Label
 from matgraft.errors import InputError
 from matgraft.graphs import Graphs, graphs_of
-from matgraft.models.model import Model, run_network
+from matgraft.models.model import Model
 from matgraft.models.references import References
 from matgraft.models.schnet import Architecture, SchNet
 from matgraft.training.loop import Report, Samples, fit
@@ -66,11 +66,9 @@ class Task:
             data_hash=dataset.content_hash(target),
         )
 
-    def source_per_atom(self, source: Model) -> np.ndarray:
-        """What a source model says of these structures, per atom and in the source's unit; shape (n,)."""
-        return source.references.per_atom(self.composition) + source.scale * run_network(
-            source.network, self.graphs
-        )
+    def predicted_by(self, model: Model) -> np.ndarray:
+        """What a model says of these structures, per atom and in the model's unit; shape (n,)."""
+        return model.per_atom(self.composition, self.graphs)
 
 
 @dataclass(frozen=True)
@@ -188,7 +186,7 @@ def finetune(
     recipe = (recipe or (FINETUNE if start is not None else DIRECT)).for_size(len(rows))
 
     if start is not None and zero_shot is None:
-        zero_shot = task.source_per_atom(start)
+        zero_shot = task.predicted_by(start)
     choice = _choose_references(task, rows, reference, start, zero_shot, recipe, scheme, seed)
     torch.manual_seed(seed)
     network = copy.deepcopy(start.network) if start is not None else SchNet(arch)
@@ -336,7 +334,8 @@ def _choose_references(
         return ReferenceChoice("labels", fit_references(task, rows, "labels", None, None), {})
     errors = cross_validated_references(task, rows, zero_shot, seed)
     low, high = sorted(errors.values())
-    if low > _DECISIVE * high:
+    can_spare_a_fold = len(rows) - round(len(rows) / _FOLDS) >= _LEAST_LABELS
+    if low > _DECISIVE * high and can_spare_a_fold:
         errors = _cross_validated_training(task, rows, start, zero_shot, recipe, scheme, seed)
     mode = min(errors, key=errors.__getitem__)
     return ReferenceChoice(mode, fit_references(task, rows, mode, start, zero_shot), errors)
@@ -365,7 +364,7 @@ def _cross_validated_training(
             seed=seed,
             zero_shot=zero_shot,
         )
-        prediction = task.source_per_atom(model)[held]
+        prediction = task.predicted_by(model)[held]
         errors[mode] = float(np.abs(prediction - task.per_atom[held]).mean())
     return errors
 
