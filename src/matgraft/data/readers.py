@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,7 +19,7 @@ from matgraft.data.checks import check_label, check_structures, list_ids
 from matgraft.data.dataset import Dataset, LabelKind
 from matgraft.data.formats.ase_files import read_ase_db, read_poscar
 from matgraft.data.formats.cif import read_cif
-from matgraft.data.formats.common import read_bytes, stem
+from matgraft.data.formats.common import Skipped, read_bytes, stem
 from matgraft.data.formats.csv_cif import read_csv_cif
 from matgraft.data.formats.extxyz import read_extxyz
 from matgraft.data.formats.npz import read_npz
@@ -32,22 +33,24 @@ class Format:
 
     name: str
     suffixes: tuple[str, ...]
-    read: Callable[[Path], Dataset]
+    read: Callable[..., Dataset]
     binary: bool = False
     packed: bool = False
     """Whether it may be compressed by gzip."""
+    skips: bool = False
+    """Whether the reader can leave out bad structures instead of raising an error."""
 
 
 def _read_npz(path: Path) -> Dataset:
     return read_npz(path, catalogue.labels_of(path.name))
 
 
-EXTXYZ = Format("extended XYZ", (".xyz", ".extxyz"), read_extxyz, packed=True)
-CIF = Format("CIF", (".cif",), read_cif, packed=True)
+EXTXYZ = Format("extended XYZ", (".xyz", ".extxyz"), read_extxyz, packed=True, skips=True)
+CIF = Format("CIF", (".cif",), read_cif, packed=True, skips=True)
 POSCAR = Format("POSCAR", (".vasp", ".poscar", ".contcar"), read_poscar)
 ASE_DB = Format("ASE database", (".db",), read_ase_db, binary=True)
 ASE_JSON = Format("ASE database", (), read_ase_db)
-PYMATGEN = Format("pymatgen JSON", (".json",), read_pymatgen, packed=True)
+PYMATGEN = Format("pymatgen JSON", (".json",), read_pymatgen, packed=True, skips=True)
 CSV = Format("CSV with CIF files", (".csv",), read_csv_cif, packed=True)
 NPZ = Format("npz arrays", (".npz",), _read_npz, binary=True)
 FORMATS = (EXTXYZ, CIF, POSCAR, ASE_DB, PYMATGEN, CSV, NPZ)
@@ -155,14 +158,19 @@ def _read_one(path: str | Path) -> Dataset:
     name, path = str(path), Path(path)
     if path.is_dir():
         return _read_folder(path)
-    if not path.exists():
-        if name in catalogue.ENTRIES:
-            return catalogue.load(name)
-        beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = get_close_matches(path.name, [*beside, *catalogue.ENTRIES], n=3)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise InputError(f"{name}: no such file, and no known data set of that name.{hint}")
-    return _read_file(path)
+    if path.exists():
+        return read_file(path)
+    if name in catalogue.ENTRIES:
+        return catalogue.load(name)
+    raise not_found(path)
+
+
+def not_found(path: Path) -> InputError:
+    """The error for what is neither a file nor a known data set, with similar names."""
+    beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = get_close_matches(path.name, [*beside, *catalogue.ENTRIES], n=3)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    return InputError(f"{path}: no such file, and no known data set of that name.{hint}")
 
 
 def _read_folder(folder: Path) -> Dataset:
@@ -170,16 +178,21 @@ def _read_folder(folder: Path) -> Dataset:
         return Dataset.load(folder)
     if (folder / "id_prop.csv").is_file():
         return read_csv_cif(folder / "id_prop.csv")
-    files = [path for path in sorted(folder.iterdir()) if path.is_file() and _by_name(path) in IN_FOLDERS]
+    return replace(Dataset.concatenate([read_file(path) for path in files_in(folder)]), source=str(folder))
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The files of structures in a folder, in order of their names."""
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and format_of(path) in IN_FOLDERS]
     if not files:
         raise InputError(
             f"{folder}: no {', '.join(known.name for known in IN_FOLDERS)} files in this folder, no "
             "id_prop.csv and no dataset.json. Name the folder that holds the structures, or the file itself."
         )
-    return replace(Dataset.concatenate([_read_file(path) for path in files]), source=str(folder))
+    return files
 
 
-def _by_name(path: Path) -> Format | None:
+def format_of(path: Path) -> Format | None:
     """The format that a file's name promises."""
     if path.name.startswith(("POSCAR", "CONTCAR")):
         return POSCAR
@@ -220,10 +233,18 @@ def _is_ase_json(path: Path) -> bool:
     return isinstance(parsed, dict) and {"ids", "nextid"} <= parsed.keys()
 
 
-def _read_file(path: Path) -> Dataset:
-    promised = _by_name(path)
+def read_file(path: Path, skipped: list[Skipped] | None = None) -> Dataset:
+    """Read one file.
+
+    Parameters
+    ----------
+    path : Path
+    skipped : list, optional
+        Bad structures are put here instead of raising an error, where the format tells them apart.
+    """
+    promised = format_of(path)
     try:
-        content = read_bytes(path, HEAD)
+        content = read_bytes(path, 0, HEAD)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({error}). Is the file damaged? Copy it again.") from error
     if not content.strip():
@@ -244,12 +265,19 @@ def _read_file(path: Path) -> Dataset:
         )
     if promised is PYMATGEN and _is_ase_json(path):
         promised = ASE_JSON
+    with errors_of(path, promised):
+        ds = promised.read(path, skipped) if promised.skips else promised.read(path)
+    return replace(ds, source=str(path))
+
+
+@contextmanager
+def errors_of(path: Path, promised: Format) -> Iterator[None]:
+    """Parsers of other projects raise whatever comes; to the user it is one thing."""
     try:
-        return replace(promised.read(path), source=str(path))
+        yield
     except InputError:
         raise
     except Exception as error:
-        # Parsers of other projects raise whatever comes; to the user it is one thing.
         raise InputError(
             f"{path}: cannot be read as {promised.name} ({type(error).__name__}: {error}). Is the file "
             "complete, with known species and in the format that its name says?"

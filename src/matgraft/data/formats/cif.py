@@ -11,7 +11,7 @@ from ase import Atoms
 from ase.geometry import cellpar_to_cell
 
 from matgraft.data.dataset import Dataset
-from matgraft.data.formats.common import stem
+from matgraft.data.formats.common import Skipped, refuse, stem
 from matgraft.errors import InputError
 
 # Images of one site closer than this (Angstrom) are one atom on a special position with rounded coordinates.
@@ -100,16 +100,21 @@ def atoms_from_block(block: gemmi.cif.Block) -> Atoms:
     return Atoms(numbers, frac @ cell, cell=cell, pbc=True)
 
 
-def read_cif(path: Path) -> Dataset:
-    """Read every data block with atoms; a single one is called after the file, several after themselves."""
+def read_cif(path: Path, skipped: list[Skipped] | None = None) -> Dataset:
+    """Read every data block with atoms; a single one is called after the file, several after themselves.
+
+    Bad blocks are an error, or put on the list ``skipped``.
+    """
     blocks = [block for block in gemmi.cif.read(str(path)) if block.find_loop("_atom_site_fract_x")]
     if not blocks:
         raise InputError(f"{path}: no data block with _atom_site_fract_x. Is the file complete, and a CIF?")
-    structures = []
+    structures, ids = [], []
     for block in blocks:
+        name = stem(path) if len(blocks) == 1 else block.name
         try:
             structures.append(atoms_from_block(block))
         except ValueError as error:
-            raise InputError(f"{path}: structure {block.name}: {error}.") from error
-    ids = [stem(path)] if len(blocks) == 1 else [block.name for block in blocks]
+            refuse(path, name, f"{path}: structure {block.name}: {error}.", skipped)
+            continue
+        ids.append(name)
     return Dataset.from_atoms(structures, ids, source=str(path))

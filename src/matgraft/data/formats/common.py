@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,21 +23,37 @@ _BLANK = frozenset({"", "nan", "none", "null", "na", "n/a"})
 _BOOLEAN = {"t": True, "true": True, "f": False, "false": False}
 
 
+class Skipped(NamedTuple):
+    """A structure that was left out, and why."""
+
+    file: str
+    id: str
+    reason: str
+
+
+def refuse(path: Path, name: str, problem: str, skipped: list[Skipped] | None) -> None:
+    """Raise an error about one structure of a file, or note it where bad ones are to be left out."""
+    if skipped is None:
+        raise InputError(problem)
+    skipped.append(Skipped(str(path), name, problem))
+
+
 def stem(path: Path) -> str:
     """File name without its extension, and without ``.gz``."""
     return path.with_suffix("").stem if path.suffix == ".gz" else path.stem
 
 
-def read_bytes(path: Path, size: int = -1) -> bytes:
-    """The file's content or its first ``size`` bytes, decompressed if its name ends in ``.gz``."""
+def read_bytes(path: Path, start: int = 0, stop: int | None = None) -> bytes:
+    """The file's content between two places, decompressed if its name ends in ``.gz``."""
     with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-        return file.read(size)
+        file.seek(start)
+        return file.read(-1 if stop is None else stop - start)
 
 
-def read_text(path: Path) -> str:
-    """The file's content as UTF-8 text, or an error that says it is none."""
+def read_text(path: Path, start: int = 0, stop: int | None = None) -> str:
+    """The file's content between two places as UTF-8 text, or an error that says it is none."""
     try:
-        return read_bytes(path).decode("utf-8-sig")
+        return read_bytes(path, start, stop).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path}: not a text file (byte {error.start} is not UTF-8). Is the file damaged?"

@@ -31,13 +31,8 @@ def _cif_files(folder: Path) -> dict[str, Path]:
     return {}
 
 
-def read_csv_cif(path: Path) -> Dataset:
-    """Read labels from a CSV file and the structure of each id from ``<id>.cif`` beside it.
-
-    The CIFs lie in the folder of the CSV file or in its sub-folder ``cifs`` or ``structures``. The first
-    column holds the ids. A file of two columns without a header, as CGCNN writes it, has one label called
-    ``target``.
-    """
+def read_table(path: Path) -> tuple[list[str], list[list[str]], list[Path]]:
+    """Column names, lines (ids first) and the CIF file of each line."""
     rows = [row for row in csv.reader(read_text(path).splitlines()) if any(cell.strip() for cell in row)]
     if not rows or len(rows[0]) < 2:
         raise InputError(f"{path}: expected lines of the form id,value separated by commas.")
@@ -76,10 +71,21 @@ def read_csv_cif(path: Path) -> Dataset:
             "Add their labels (an empty value where unknown) or move the files elsewhere."
         )
 
-    parts = [read_cif(files[name]) for name in ids]
-    several = [name for name, part in zip(ids, parts, strict=True) if len(part) > 1]
+    return header, rows, [files[name] for name in ids]
+
+
+def read_csv_cif(path: Path) -> Dataset:
+    """Read labels from a CSV file and the structure of each id from ``<id>.cif`` beside it.
+
+    The CIFs lie in the folder of the CSV file or in its sub-folder ``cifs`` or ``structures``. The first
+    column holds the ids. A file of two columns without a header, as CGCNN writes it, has one label called
+    ``target``.
+    """
+    header, rows, files = read_table(path)
+    parts = [read_cif(file) for file in files]
+    several = [file for file, part in zip(files, parts, strict=True) if len(part) > 1]
     if several:
-        raise InputError(f"{files[several[0]]}: several structures in the CIF of one id. Split the file.")
+        raise InputError(f"{several[0]}: several structures in the CIF of one id. Split the file.")
     labels, columns = labels_and_columns(
         {name: typed([row[k] for row in rows]) for k, name in enumerate(header) if k}
     )

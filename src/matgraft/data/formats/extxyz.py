@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +18,16 @@ from ase import Atoms
 from ase.data import atomic_numbers
 
 from matgraft.data.dataset import Dataset, Label
-from matgraft.data.formats.common import ID_KEYS, SPECS_KEY, labels_and_columns, read_text, stem, typed
-from matgraft.errors import InputError
+from matgraft.data.formats.common import (
+    ID_KEYS,
+    SPECS_KEY,
+    Skipped,
+    labels_and_columns,
+    read_text,
+    refuse,
+    stem,
+    typed,
+)
 
 STRUCTURAL = frozenset({"Lattice", "Properties", "pbc"})
 
@@ -73,41 +84,92 @@ def _frame(lines: list[str], info: dict[str, str]) -> Atoms:
     return Atoms(numbers, positions, cell=cell.reshape(3, 3) if cell.size == 9 else cell, pbc=pbc)
 
 
-def read_extxyz(path: Path) -> Dataset:
-    """Read all frames; the values on the comment lines become labels and columns."""
-    lines = read_text(path).splitlines()
+@dataclass(frozen=True)
+class Part:
+    """Frames that follow one another: ``start`` and ``stop`` in bytes, and how much lies before them."""
+
+    start: int = 0
+    stop: int | None = None
+    frames: int = 0
+    frames_before: int = 0
+    lines_before: int = 0
+
+
+def parts(path: Path, size: int) -> Iterator[Part]:
+    """Cut a file that is not compressed into parts of ``size`` frames, without keeping it in memory.
+
+    What cannot be followed any further, for want of a number of atoms, all belongs to the last part.
+    """
+    start = stop = frames = frames_before = lines = lines_before = 0
+    with open(path, "rb") as file:
+        while head := file.readline():
+            try:
+                natoms = int(head.decode("utf-8-sig", "replace"))
+            except ValueError:
+                natoms = 0
+            if natoms < 1:
+                if frames or head.strip() or any(line.strip() for line in file):
+                    yield Part(start, None, max(frames, 1), frames_before, lines_before)
+                return
+            stop += len(head) + sum(map(len, islice(file, natoms + 1)))
+            frames += 1
+            lines += natoms + 2
+            if frames == size:
+                yield Part(start, stop, frames, frames_before, lines_before)
+                start, frames, frames_before, lines_before = stop, 0, frames_before + frames, lines
+    if frames:
+        yield Part(start, stop, frames, frames_before, lines_before)
+
+
+def read_extxyz(path: Path, skipped: list[Skipped] | None = None, part: Part | None = None) -> Dataset:
+    """Read all frames, or a part of them; the values on the comment lines become labels and columns.
+
+    Bad frames are an error, or put on the list ``skipped``.
+    """
+    part = part or Part()
+    lines = read_text(path, part.start, part.stop).splitlines()
     while lines and not lines[-1].strip():
         lines.pop()
     structures: list[Atoms] = []
     infos: list[dict[str, str]] = []
-    row = 0
+    ids: list[str] = []
+    row, frame = 0, part.frames_before
     while row < len(lines):
-        where = f"{path}: frame {len(structures) + 1} (line {row + 1})"
+        name = f"{stem(path)}-{frame}"
+        frame += 1
+        where = f"{path}: frame {frame} (line {part.lines_before + row + 1})"
         try:
             natoms = int(lines[row])
         except ValueError:
-            raise InputError(
+            refuse(
+                path,
+                f"{name} and all that follow",
                 f"{where}: expected a number of atoms, found {lines[row][:40]!r}. Is this an extended "
-                "XYZ file?"
-            ) from None
+                "XYZ file?",
+                skipped,
+            )
+            break
         body = lines[row + 2 : row + 2 + natoms]
         if natoms < 1 or len(body) < natoms:
-            raise InputError(
+            refuse(
+                path,
+                f"{name} and all that follow",
                 f"{where}: promises {natoms} atoms but {len(body)} lines follow. The file is "
-                "truncated; copy it again."
+                "truncated; copy it again.",
+                skipped,
             )
+            break
         info = {_unquote(key): _unquote(value) for key, value in _PAIR.findall(lines[row + 1])}
+        name = next((info[key] for key in ID_KEYS if key in info), name)
+        row += 2 + natoms
         try:
             structures.append(_frame(body, info))
         except ValueError as error:
-            raise InputError(f"{where}: {error}. Correct or remove this frame.") from error
+            refuse(path, name, f"{where}: {error}. Correct or remove this frame.", skipped)
+            continue
         infos.append(info)
-        row += 2 + natoms
+        ids.append(name)
 
-    ids = [
-        next((info[key] for key in ID_KEYS if key in info), f"{stem(path)}-{i}")
-        for i, info in enumerate(infos)
-    ]
     keys = dict.fromkeys(
         key for info in infos for key in info if key not in STRUCTURAL | {*ID_KEYS, SPECS_KEY}
     )
@@ -116,7 +178,7 @@ def read_extxyz(path: Path) -> Dataset:
         for key in keys
         if all(_is_scalar(info[key]) for info in infos if key in info)
     }
-    stated = infos[0].get(SPECS_KEY)
+    stated = infos[0].get(SPECS_KEY) if infos else None
     specs = {name: Label(**meaning) for name, meaning in json.loads(stated or "{}").items()}
     labels, columns = labels_and_columns(fields, specs if stated else None)
     return Dataset.from_atoms(structures, ids, labels, specs, columns, source=str(path))

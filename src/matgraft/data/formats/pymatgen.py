@@ -12,7 +12,15 @@ from ase import Atoms
 from ase.data import atomic_numbers
 
 from matgraft.data.dataset import Dataset
-from matgraft.data.formats.common import ID_KEYS, gather, labels_and_columns, read_text, stem
+from matgraft.data.formats.common import (
+    ID_KEYS,
+    Skipped,
+    gather,
+    labels_and_columns,
+    read_text,
+    refuse,
+    stem,
+)
 from matgraft.errors import InputError
 
 _ISOTOPES = {"D": 1, "T": 1}
@@ -64,8 +72,11 @@ def _records(content: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         raise ValueError("neither a structure nor a collection of structures")
 
 
-def read_pymatgen(path: Path) -> Dataset:
-    """Read a structure, a list of them, ``{id: structure}``, or records with ``structure`` and labels."""
+def read_pymatgen(path: Path, skipped: list[Skipped] | None = None) -> Dataset:
+    """Read a structure, a list of them, ``{id: structure}``, or records with ``structure`` and labels.
+
+    Bad structures are an error, or put on the list ``skipped``.
+    """
     structures, ids, fields = [], [], []
     try:
         content = json.loads(read_text(path))
@@ -78,7 +89,8 @@ def read_pymatgen(path: Path) -> Dataset:
             structures.append(atoms_from_dict(record["structure"]))
         except (KeyError, TypeError, ValueError) as error:
             problem = f"no {error}" if isinstance(error, KeyError) else error
-            raise InputError(f"{path}: structure {name}: {problem}.") from error
+            refuse(path, name, f"{path}: structure {name}: {problem}.", skipped)
+            continue
         ids.append(name)
         fields.append({k: v for k, v in record.items() if isinstance(v, str | int | float)})
     labels, columns = labels_and_columns(gather(fields))
