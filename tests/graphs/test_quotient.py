@@ -179,10 +179,10 @@ def test_atoms_that_only_distant_neighbours_tell_apart():
 
 def test_close_distances_share_a_class_but_chains_of_them_do_not():
     distance = np.array([3.0, 2.0, 2.0 + 5e-6, 3.0 + 2e-5])
-    assert _distance_classes(distance, 1e-5).tolist() == [1, 0, 0, 2]
+    assert _distance_classes(distance, np.argsort(distance), 1e-5).tolist() == [1, 0, 0, 2]
     chain = 2.0 + 9e-6 * np.arange(40)
-    classes = _distance_classes(chain, 1e-5)
+    classes = _distance_classes(chain, np.argsort(chain), 1e-5)
     assert all(np.ptp(chain[classes == c]) <= 3e-5 for c in np.unique(classes))
     # The same pair measured from either end, right where a long chain has to be cut.
     both_ways = np.array([2.0, 2.0 + 9e-6, 2.0 + 1.8e-5, 2.0 + 2e-5 - 1e-13, 2.0 + 2e-5 + 1e-13])
-    assert len(set(_distance_classes(both_ways, 1e-5)[-2:])) == 1
+    assert len(set(_distance_classes(both_ways, np.argsort(both_ways), 1e-5)[-2:])) == 1

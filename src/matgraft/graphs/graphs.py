@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numba import njit
 
-from matgraft.graphs.neighbours import completed_cells, edges_of
+from matgraft.graphs.neighbours import completed_cells, half_edges
 from matgraft.graphs.quotient import TOLERANCE, pairs
 
 if TYPE_CHECKING:
@@ -58,6 +58,11 @@ class Batch:
 
         return Batch(**{f.name: move(getattr(self, f.name)) for f in fields(self)})
 
+    def jittered(self, noise: torch.Tensor, cutoff: float) -> Batch:
+        """The same batch with noise (Angstrom, shape (n_pairs,)) on the distances."""
+        distance = (self.distance + noise).clamp(max=cutoff).maximum(0.5 * self.distance)
+        return replace(self, distance=distance)
+
 
 @dataclass(frozen=True)
 class Graphs:
@@ -72,7 +77,8 @@ class Graphs:
     species : ndarray of uint8, shape (n_nodes,)
     multiplicity : ndarray of float32, shape (n_nodes,)
     first, second : ndarray of int32, shape (n_pairs,)
-        Nodes of each pair, counted within their structure.
+        Nodes of each pair, counted within their structure. Nearest pairs come first, so that those which
+        use the same rows of a filter table follow one another.
     distance, into_first, into_second : ndarray of float32, shape (n_pairs,)
         As in :class:`Batch`.
     """
@@ -92,7 +98,7 @@ class Graphs:
         return len(self.natoms)
 
     def batch(self, rows: np.ndarray) -> Batch:
-        """Structures ``rows`` side by side, the pairs in order of distance."""
+        """Structures ``rows`` side by side."""
         rows = np.asarray(rows, dtype=np.int64)
         arrays = _gather(
             rows,
@@ -191,10 +197,8 @@ def _build(numbers, positions, cells, inverses, pbc, offsets, cutoff, tolerance,
     n_nodes = n_pairs = 0
     for s in range(n):
         atoms = slice(offsets[s], offsets[s + 1])
-        centre, neighbour, _, d = edges_of(positions[atoms], cells[s], inverses[s], pbc[s], cutoff)
-        z, m, a, b, r, into_a, into_b = pairs(
-            numbers[atoms], centre, neighbour, d, tolerance, merge_equivalent
-        )
+        i, j, _, d = half_edges(positions[atoms], cells[s], inverses[s], pbc[s], cutoff)
+        z, m, a, b, r, into_a, into_b = pairs(numbers[atoms], i, j, d, tolerance, merge_equivalent)
         species[n_nodes : n_nodes + len(z)] = z
         multiplicity[n_nodes : n_nodes + len(z)] = m
         first = _appended(first, n_pairs, a)
@@ -219,26 +223,14 @@ def _build(numbers, positions, cells, inverses, pbc, offsets, cutoff, tolerance,
     )
 
 
-_BUCKETS_PER_ANGSTROM = 50.0
-
-
 @njit(cache=True)
 def _gather(
     rows, node_offsets, pair_offsets, species, multiplicity, first, second, distance, into_first, into_second
 ):
     n_nodes = n_pairs = 0
-    longest = 0.0
     for row in rows:
         n_nodes += node_offsets[row + 1] - node_offsets[row]
         n_pairs += pair_offsets[row + 1] - pair_offsets[row]
-        for p in range(pair_offsets[row], pair_offsets[row + 1]):
-            longest = max(longest, distance[p])
-    # Counting sort by distance: pairs that use the same rows of a filter table follow one another.
-    place = np.zeros(np.int64(longest * _BUCKETS_PER_ANGSTROM) + 2, dtype=np.int64)
-    for row in rows:
-        for p in range(pair_offsets[row], pair_offsets[row + 1]):
-            place[np.int64(distance[p] * _BUCKETS_PER_ANGSTROM) + 1] += 1
-    place = np.cumsum(place)
     out_species = np.empty(n_nodes, dtype=np.int64)
     out_multiplicity = np.empty(n_nodes, dtype=np.float32)
     out_structure = np.empty(n_nodes, dtype=np.int64)
@@ -247,17 +239,15 @@ def _gather(
     out_distance = np.empty(n_pairs, dtype=np.float32)
     out_into_first = np.empty(n_pairs, dtype=np.float32)
     out_into_second = np.empty(n_pairs, dtype=np.float32)
-    node = 0
+    node = q = 0
     for k, row in enumerate(rows):
         for p in range(pair_offsets[row], pair_offsets[row + 1]):
-            bucket = np.int64(distance[p] * _BUCKETS_PER_ANGSTROM)
-            q = place[bucket]
-            place[bucket] += 1
             out_first[q] = node + first[p]
             out_second[q] = node + second[p]
             out_distance[q] = distance[p]
             out_into_first[q] = into_first[p]
             out_into_second[q] = into_second[p]
+            q += 1
         for c in range(node_offsets[row], node_offsets[row + 1]):
             out_species[node] = species[c]
             out_multiplicity[node] = multiplicity[c]

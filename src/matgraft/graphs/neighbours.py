@@ -10,11 +10,28 @@ from matgraft.errors import InputError
 
 
 @njit(cache=True)
-def _search(positions, cell, inverse, pbc, cutoff, count_only, centre, neighbour, shift, distance):
-    """Visit every (i, j, S) with |r_j + S cell - r_i| < cutoff; return how many there are.
+def grown(array):
+    """The same elements at the start of an array twice as long."""
+    longer = np.empty((2 * len(array), *array.shape[1:]), dtype=array.dtype)
+    longer[: len(array)] = array
+    return longer
 
-    Along reciprocal vector k, a pair at fractional separation f + S is at least |f + S| plane
-    spacings apart, which bounds S for each pair on its own and holds for any cell, however skewed.
+
+@njit(cache=True)
+def half_edges(positions, cell, inverse, pbc, cutoff):
+    """Every pair of atoms closer than the cutoff once, with its periodic images.
+
+    Along reciprocal vector k, a pair at fractional separation f + S is at least |f + S| plane spacings
+    apart, which bounds S for each pair on its own and holds for any cell, however skewed. Along the third
+    vector the sphere itself gives the interval of S, so that hardly an image is tried in vain.
+
+    Returns
+    -------
+    first, second : ndarray of int64, shape (n_pairs,)
+        ``first <= second``; of an atom's own images, only one of each opposite two.
+    shift : ndarray of int64, shape (n_pairs, 3)
+        ``second`` sits at ``positions[second] + shift @ cell``.
+    distance : ndarray of float64, shape (n_pairs,)
     """
     n = len(positions)
     fractional = np.empty((n, 3))
@@ -30,10 +47,17 @@ def _search(positions, cell, inverse, pbc, cutoff, count_only, centre, neighbour
         reach[k] = cutoff * np.sqrt(inverse[0, k] ** 2 + inverse[1, k] ** 2 + inverse[2, k] ** 2)
     low = np.zeros(3, dtype=np.int64)
     high = np.zeros(3, dtype=np.int64)
+    x2, y2, z2 = cell[2, 0], cell[2, 1], cell[2, 2]
+    length2 = x2 * x2 + y2 * y2 + z2 * z2
     squared = cutoff * cutoff
+    capacity = 64 + 32 * n
+    first = np.empty(capacity, dtype=np.int64)
+    second = np.empty(capacity, dtype=np.int64)
+    shift = np.empty((capacity, 3), dtype=np.int64)
+    distance = np.empty(capacity)
     found = 0
     for i in range(n):
-        for j in range(n):
+        for j in range(i, n):
             for k in range(3):
                 if pbc[k]:
                     f = fractional[j, k] - fractional[i, k]
@@ -42,40 +66,55 @@ def _search(positions, cell, inverse, pbc, cutoff, count_only, centre, neighbour
             dx = positions[j, 0] - positions[i, 0]
             dy = positions[j, 1] - positions[i, 1]
             dz = positions[j, 2] - positions[i, 2]
-            for a in range(low[0], high[0] + 1):
-                for b in range(low[1], high[1] + 1):
-                    for c in range(low[2], high[2] + 1):
-                        if i == j and a == 0 and b == 0 and c == 0:
+            for a in range(0 if i == j else low[0], high[0] + 1):
+                for b in range(0 if i == j and a == 0 else low[1], high[1] + 1):
+                    x = dx + a * cell[0, 0] + b * cell[1, 0]
+                    y = dy + a * cell[0, 1] + b * cell[1, 1]
+                    z = dz + a * cell[0, 2] + b * cell[1, 2]
+                    start, stop = low[2], high[2]
+                    if pbc[2]:
+                        along = x * x2 + y * y2 + z * z2
+                        inside = along * along - length2 * (x * x + y * y + z * z - squared)
+                        if inside < -1e-9 * length2 * squared:
                             continue
-                        x = dx + a * cell[0, 0] + b * cell[1, 0] + c * cell[2, 0]
-                        y = dy + a * cell[0, 1] + b * cell[1, 1] + c * cell[2, 1]
-                        z = dz + a * cell[0, 2] + b * cell[1, 2] + c * cell[2, 2]
-                        d2 = x * x + y * y + z * z
+                        half = np.sqrt(max(inside, 0.0)) / length2
+                        middle = -along / length2
+                        start = max(start, np.int64(np.ceil(middle - half - 1e-6)))
+                        stop = min(stop, np.int64(np.floor(middle + half + 1e-6)))
+                    if i == j and a == 0 and b == 0:
+                        start = 1
+                    for c in range(start, stop + 1):
+                        d2 = (x + c * x2) ** 2 + (y + c * y2) ** 2 + (z + c * z2) ** 2
                         if d2 < squared:
-                            if not count_only:
-                                centre[found] = i
-                                neighbour[found] = j
-                                shift[found, 0] = a
-                                shift[found, 1] = b
-                                shift[found, 2] = c
-                                distance[found] = np.sqrt(d2)
+                            if found == len(first):
+                                first, second = grown(first), grown(second)
+                                shift, distance = grown(shift), grown(distance)
+                            first[found] = i
+                            second[found] = j
+                            shift[found, 0] = a
+                            shift[found, 1] = b
+                            shift[found, 2] = c
+                            distance[found] = np.sqrt(d2)
                             found += 1
-    return found
+    return first[:found], second[:found], shift[:found], distance[:found]
 
 
 @njit(cache=True)
-def edges_of(positions, cell, inverse, pbc, cutoff):
-    """Directed edges of one structure, sorted by centre; see :func:`neighbour_list`."""
-    none_i = np.empty(0, dtype=np.int64)
-    none_s = np.empty((0, 3), dtype=np.int64)
-    none_d = np.empty(0)
-    n = _search(positions, cell, inverse, pbc, cutoff, True, none_i, none_i, none_s, none_d)
-    centre = np.empty(n, dtype=np.int64)
-    neighbour = np.empty(n, dtype=np.int64)
-    shift = np.empty((n, 3), dtype=np.int64)
-    distance = np.empty(n)
-    _search(positions, cell, inverse, pbc, cutoff, False, centre, neighbour, shift, distance)
-    return centre, neighbour, shift, distance
+def _flat(cells, pbc):
+    """Structures whose periodic lattice vectors are zero, parallel or coplanar."""
+    found = np.zeros(len(cells), dtype=np.bool_)
+    for s in range(len(cells)):
+        basis = np.zeros((3, 3))
+        for k in range(3):
+            if pbc[s, k]:
+                length = np.sqrt((cells[s, k] ** 2).sum())
+                rest = cells[s, k] / max(length, 1e-30)
+                for previous in basis[:k]:
+                    rest = rest - (rest * previous).sum() * previous
+                left = np.sqrt((rest**2).sum())
+                found[s] |= left < 1e-5
+                basis[k] = rest / max(left, 1e-30)
+    return np.flatnonzero(found)
 
 
 def completed_cells(cells: np.ndarray, pbc: np.ndarray) -> np.ndarray:
@@ -92,17 +131,14 @@ def completed_cells(cells: np.ndarray, pbc: np.ndarray) -> np.ndarray:
         If periodic lattice vectors of a structure are zero, parallel or coplanar.
     """
     cells = np.array(cells, dtype=float)
-    lengths = np.linalg.norm(cells, axis=2, keepdims=True)
-    directions = np.where(pbc[:, :, None], cells / np.maximum(lengths, 1e-30), 0.0)
-    gram = directions @ directions.transpose(0, 2, 1) + np.eye(3) * ~pbc[:, None, :]
-    flat = np.flatnonzero(np.linalg.det(gram) < 1e-10)
+    flat = _flat(cells, np.ascontiguousarray(pbc))
     if len(flat):
         raise InputError(
             f"structure {flat[0]} (counted from 0): its periodic lattice vectors span no volume "
             "(one is zero, or they lie in a plane or on a line). "
             "Correct the cell, or mark a direction as not periodic."
         )
-    for i in np.flatnonzero(~pbc.all(axis=1)):
+    for i in np.flatnonzero(~pbc.all(axis=1)) if not pbc.all() else ():
         cell = cells[i].copy()
         cell[~pbc[i]] = 0.0
         cells[i] = complete_cell(cell)
@@ -133,6 +169,14 @@ def neighbour_list(
     """
     pbc = np.asarray(pbc, dtype=bool)
     full = completed_cells(np.asarray(cell, dtype=float)[None], pbc[None])[0]
-    return edges_of(
+    first, second, shift, distance = half_edges(
         np.ascontiguousarray(positions, dtype=float), full, np.linalg.inv(full), pbc, float(cutoff)
+    )
+    centre = np.concatenate([first, second])
+    order = np.argsort(centre, kind="stable")
+    return (
+        centre[order],
+        np.concatenate([second, first])[order],
+        np.concatenate([shift, -shift])[order],
+        np.concatenate([distance, distance])[order],
     )

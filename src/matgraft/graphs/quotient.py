@@ -28,15 +28,14 @@ def _mix(x):
 
 
 @njit(cache=True)
-def _distance_classes(distance, tolerance):
-    """Number the groups of (almost) equal distances, nearest first."""
-    order = np.argsort(distance)
+def _distance_classes(distance, order, tolerance):
+    """Number the groups of (almost) equal distances, nearest first; ``order`` sorts them."""
     group = np.empty(len(distance), dtype=np.int64)
     current = -1
     first = last = -np.inf
     for e in order:
         d = distance[e]
-        # A chain of close distances must not grow into one wide group, nor may round-off part i-j from j-i.
+        # A chain of close distances must not grow into one wide group, nor may round-off part equal ones.
         if d - last > tolerance or (d - first > 2 * tolerance and d - last > 1e-9):
             current += 1
             first = d
@@ -46,14 +45,14 @@ def _distance_classes(distance, tolerance):
 
 
 @njit(cache=True)
-def colours(numbers, centre, neighbour, group):
+def colours(numbers, first, second, group):
     """Coarsest equitable partition of the atoms of one structure.
 
     Parameters
     ----------
     numbers : ndarray of uint8, shape (n,)
-    centre, neighbour, group : ndarray of int64, shape (n_edges,)
-        Directed edges and the class of each edge's distance.
+    first, second, group : ndarray of int64, shape (n_pairs,)
+        Pairs of atoms, each once, and the class of each pair's distance.
 
     Returns
     -------
@@ -65,10 +64,16 @@ def colours(numbers, centre, neighbour, group):
     for i in range(n):
         colour[i] = _mix(np.uint64(numbers[i]))
     classes = len(np.unique(colour))
+    mixed = np.empty(len(group), dtype=np.uint64)
+    for e in range(len(group)):
+        mixed[e] = _mix(np.uint64(group[e]) + _GOLDEN)
+    sums = np.empty(n, dtype=np.uint64)
     while classes < n:
-        sums = np.zeros(n, dtype=np.uint64)
-        for e in range(len(centre)):
-            sums[centre[e]] += _mix(colour[neighbour[e]] ^ _mix(np.uint64(group[e]) + _GOLDEN))
+        sums[:] = 0
+        for e in range(len(group)):
+            i, j = first[e], second[e]
+            sums[i] += _mix(colour[j] ^ mixed[e])
+            sums[j] += _mix(colour[i] ^ mixed[e])
         for i in range(n):
             colour[i] = _mix(colour[i] ^ _mix(sums[i]))
         refined = len(np.unique(colour))
@@ -79,82 +84,87 @@ def colours(numbers, centre, neighbour, group):
 
 
 @njit(cache=True)
-def pairs(numbers, centre, neighbour, distance, tolerance, merge_equivalent):
-    """Nodes and undirected pairs of one structure; the directed edges must be sorted by centre.
+def pairs(numbers, first, second, distance, tolerance, merge_equivalent):
+    """Nodes and undirected pairs of one structure, from pairs of its atoms (each once).
 
     Returns
     -------
     species : ndarray of uint8, shape (n_nodes,)
     multiplicity : ndarray of int64, shape (n_nodes,)
         Atoms that each node stands for.
-    first, second : ndarray of int64, shape (n_pairs,)
-        Nodes of each pair, ``first <= second``.
-    pair_distance : ndarray of float64, shape (n_pairs,)
-    into_first, into_second : ndarray of float64, shape (n_pairs,)
-        How many such neighbours an atom of ``first`` has in ``second``, and the reverse. A pair of a node
-        with itself is counted in ``into_first`` alone.
+    node_first, node_second : ndarray of int64, shape (n_node_pairs,)
+        Nodes of each pair, ``node_first <= node_second``; nearest pairs first.
+    pair_distance : ndarray of float64, shape (n_node_pairs,)
+    into_first, into_second : ndarray of float64, shape (n_node_pairs,)
+        How many such neighbours an atom of the first node has in the second, and the reverse. A pair of a
+        node with itself is counted in ``into_first`` alone.
     """
     n = len(numbers)
+    order = np.argsort(distance)
     if merge_equivalent:
-        group = _distance_classes(distance, tolerance)
-        colour = colours(numbers, centre, neighbour, group)
+        group = _distance_classes(distance, order, tolerance)
+        colour = colours(numbers, first, second, group)
     else:
         group = np.arange(len(distance))
+        group[order] = np.arange(len(distance))
         colour = np.arange(n)
-    nodes, groups = 0, 1
+    nodes = 0
     for i in range(n):
         nodes = max(nodes, colour[i] + 1)
-    for e in range(len(group)):
-        groups = max(groups, group[e] + 1)
     representative = np.full(nodes, -1, dtype=np.int64)
     multiplicity = np.zeros(nodes, dtype=np.int64)
+    species = np.empty(nodes, dtype=np.uint8)
     for i in range(n):
         if representative[colour[i]] < 0:
             representative[colour[i]] = i
+            species[colour[i]] = numbers[i]
         multiplicity[colour[i]] += 1
-    first_edge = np.searchsorted(centre, np.arange(n + 1))
 
-    species = np.empty(nodes, dtype=np.uint8)
-    first = np.empty(len(centre), dtype=np.int64)
-    second = np.empty(len(centre), dtype=np.int64)
-    pair_distance = np.empty(len(centre))
-    count = np.empty(len(centre), dtype=np.int64)
-    filled = 0
-    for c in range(nodes):
-        i = representative[c]
-        species[c] = numbers[i]
-        start, stop = first_edge[i], first_edge[i + 1]
-        keys = np.empty(stop - start, dtype=np.int64)
-        kept = 0
-        for e in range(start, stop):
-            if colour[neighbour[e]] >= c:
-                keys[kept] = (group[e] * nodes + colour[neighbour[e]]) * (stop - start) + (e - start)
-                kept += 1
-        last = -1
-        for key in np.sort(keys[:kept]):
-            kind, d = key // (stop - start), distance[start + key % (stop - start)]
-            if kind != last:
-                last = kind
-                first[filled], second[filled] = c, kind % nodes
-                pair_distance[filled] = d
-                count[filled] = 1
-                filled += 1
-            else:
-                m = count[filled - 1]
-                pair_distance[filled - 1] = (pair_distance[filled - 1] * m + d) / (m + 1)
-                count[filled - 1] = m + 1
-    into_first = count[:filled].astype(np.float64)
+    # Neighbours of the representatives, as (distance class, node, node) in one number.
+    keys = np.empty(2 * len(group), dtype=np.int64)
+    lengths = np.empty(2 * len(group))
+    seen = 0
+    for e in order:
+        i, j = first[e], second[e]
+        for _ in range(2):
+            a, b = colour[i], colour[j]
+            if representative[a] == i and b >= a:
+                keys[seen] = (group[e] * nodes + a) * nodes + b
+                lengths[seen] = distance[e]
+                seen += 1
+            i, j = j, i
+    keys, lengths = keys[:seen], lengths[:seen]
+    if merge_equivalent:
+        by_key = np.argsort(keys, kind="mergesort")
+        keys, lengths = keys[by_key], lengths[by_key]
+    node_first = np.empty(seen, dtype=np.int64)
+    node_second = np.empty(seen, dtype=np.int64)
+    pair_distance = np.empty(seen)
+    into_first = np.empty(seen)
+    filled, last = 0, -1
+    for k in range(seen):
+        if keys[k] != last:
+            last = keys[k]
+            node_first[filled] = last // nodes % nodes
+            node_second[filled] = last % nodes
+            pair_distance[filled] = lengths[k]
+            into_first[filled] = 1
+            filled += 1
+        else:
+            m = into_first[filled - 1]
+            pair_distance[filled - 1] = (pair_distance[filled - 1] * m + lengths[k]) / (m + 1)
+            into_first[filled - 1] = m + 1
     into_second = np.zeros(filled)
     for p in range(filled):
-        a, b = first[p], second[p]
+        a, b = node_first[p], node_second[p]
         if a != b:
             into_second[p] = into_first[p] * multiplicity[a] / multiplicity[b]
     return (
         species,
         multiplicity,
-        first[:filled],
-        second[:filled],
+        node_first[:filled],
+        node_second[:filled],
         pair_distance[:filled],
-        into_first,
+        into_first[:filled],
         into_second,
     )
