@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matgraft.graphs import Batch
-from matgraft.models.cfconv import cfconv, convolve, interpolate
-from matgraft.models.radial import GaussianBasis
+from matgraft.models.cfconv import Knots, Table, cfconv, convolve
+from matgraft.models.radial import GaussianBasis, cosine_cutoff
 from matgraft.models.schnet import FilterNetwork
 
 CUTOFF = 5.0
@@ -38,14 +38,36 @@ def random_graph(seed: int, nodes: int = 7, pairs: int = 60, dtype: torch.dtype 
     ).to(dtype=dtype)
 
 
-def filter_network(radial: str, filters: int, dtype: torch.dtype = torch.float32) -> FilterNetwork:
+class Filter(torch.nn.Module):
+    """A filter network as a function of the distance."""
+
+    def __init__(self, radial: str, filters: int):
+        super().__init__()
+        self.basis = GaussianBasis.published() if radial == "published" else GaussianBasis.compact(CUTOFF)
+        self.network = FilterNetwork(len(self.basis), filters)
+
+    def forward(self, distance: torch.Tensor) -> torch.Tensor:
+        return self.network(self.basis(distance), cosine_cutoff(distance, CUTOFF)[:, None])
+
+
+def filter_network(radial: str, filters: int, dtype: torch.dtype = torch.float32) -> Filter:
     torch.manual_seed(4)
-    basis = GaussianBasis.published() if radial == "published" else GaussianBasis.compact(CUTOFF)
-    network = FilterNetwork(basis, filters, CUTOFF)
-    for layer in (network.dense[0], network.dense[2]):
+    module = Filter(radial, filters)
+    for layer in (module.network.dense[0], module.network.dense[2]):
         torch.nn.init.xavier_uniform_(layer.weight)
         torch.nn.init.normal_(layer.bias, std=0.1)
-    return network.to(dtype)
+    return module.to(dtype)
+
+
+def table_of(filter_of, spacing: float, like: torch.Tensor, shortest: float = 0.0) -> Table:
+    knots = Knots.between(shortest, CUTOFF, spacing)
+    return Table.through(filter_of(knots.distances(like)), knots)
+
+
+def convolved(x: torch.Tensor, graph: Batch, filter_of, spacing: float | None) -> torch.Tensor:
+    if spacing is None:
+        return cfconv(x, graph, filter_of(graph.distance))
+    return cfconv(x, graph, table_of(filter_of, spacing, x))
 
 
 def features_of(graph: Batch, width: int) -> torch.Tensor:
@@ -66,7 +88,7 @@ def test_convolution_is_the_sum_over_neighbours():
         w = network(graph.distance[p : p + 1])[0]
         expected[a] += graph.into_first[p] * x[b] * w
         expected[b] += graph.into_second[p] * x[a] * w
-    torch.testing.assert_close(cfconv(x, graph, network, CUTOFF, None), expected)
+    torch.testing.assert_close(convolved(x, graph, network, None), expected)
 
 
 def test_no_pairs_give_zero():
@@ -79,7 +101,7 @@ def test_no_pairs_give_zero():
     )
     x = features_of(none, 4).requires_grad_()
     for spacing in (None, 0.02):
-        out = cfconv(x, none, filter_network("compact", 4), CUTOFF, spacing)
+        out = convolved(x, none, filter_network("compact", 4), spacing)
         assert (out == 0).all()
         out.sum().backward()
 
@@ -87,46 +109,61 @@ def test_no_pairs_give_zero():
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(
     coefficients=st.lists(st.floats(-2, 2), min_size=4, max_size=4),
-    scaled=st.lists(st.floats(0, 12), min_size=1, max_size=5),
+    distances=st.lists(st.floats(1.3, CUTOFF), min_size=1, max_size=5),
+    shortest=st.floats(0, 1.3),
 )
-def test_interpolation_is_exact_for_cubics(coefficients, scaled):
+def test_spline_is_exact_for_cubics(coefficients, distances, shortest):
     def cubic(x):
         return sum(c * x**k for k, c in enumerate(coefficients))
 
-    table = cubic(torch.arange(-1, 14, dtype=torch.float64))[:, None]
-    x = torch.tensor(scaled, dtype=torch.float64)
-    torch.testing.assert_close(interpolate(table, x)[:, 0], cubic(x), rtol=1e-10, atol=1e-9)
+    x = torch.tensor(distances, dtype=torch.float64)
+    table = table_of(lambda d: cubic(d)[:, None], 0.3, x, shortest)
+    torch.testing.assert_close(table(x)[:, 0], cubic(x), rtol=1e-10, atol=1e-9)
 
 
-def test_interpolation_uses_the_four_nearest_points():
-    """On quartics, the error is the polynomial that vanishes at those four."""
-    table = torch.arange(-1, 14, dtype=torch.float64)[:, None] ** 4
-    x = torch.linspace(0, 12, 97, dtype=torch.float64)
-    t = x - x.floor()
-    expected = x**4 - (t + 1) * t * (t - 1) * (t - 2)
-    torch.testing.assert_close(interpolate(table, x)[:, 0], expected, rtol=1e-12, atol=1e-10)
+def test_spline_has_two_continuous_derivatives():
+    network = filter_network("compact", 3, torch.float64)
+    table = table_of(network, 0.25, torch.zeros(1, dtype=torch.float64))
+    knot = torch.arange(1, 20, dtype=torch.float64) * table.step
+    sides = []
+    for shift in (-1e-9, 1e-9):
+        x = (knot + shift).requires_grad_()
+        value = table(x)[:, 0]
+        (slope,) = torch.autograd.grad(value.sum(), x, create_graph=True)
+        (curvature,) = torch.autograd.grad(slope.sum(), x)
+        sides.append((value.detach(), slope.detach(), curvature))
+    for left, right in zip(*sides, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("radial", ["compact", "published"])
-def test_interpolation_converges_with_the_fourth_power(radial):
+def test_spline_converges_with_the_fourth_power(radial):
     network = filter_network(radial, 16, torch.float64)
     distance = torch.rand(500, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * CUTOFF
-    errors = []
-    for step in (0.04, 0.02, 0.01):
-        table = network(torch.arange(-1, round(CUTOFF / step) + 2, dtype=torch.float64) * step)
-        errors.append((interpolate(table, distance / step) - network(distance)).abs().max().item())
-    assert 11 < errors[0] / errors[1] < 21
-    assert 11 < errors[1] / errors[2] < 21
+    errors = [
+        (table_of(network, step, distance)(distance) - network(distance)).abs().max().item()
+        for step in (0.02, 0.01, 0.005)
+    ]
+    assert 11 < errors[0] / errors[1] < 24
+    assert 11 < errors[1] / errors[2] < 24
 
 
-@pytest.mark.parametrize(("spacing", "bound"), [(0.02, 1e-4), (0.01, 1e-5)])
+@pytest.mark.parametrize("shortest", [0.0, 0.37, 1.9999999, 4.99])
+def test_knots_reach_the_shortest_distance_and_the_cutoff(shortest):
+    knots = Knots.between(shortest, CUTOFF, 0.03)
+    assert knots.step <= 0.03
+    assert shortest - knots.step < knots.start <= shortest
+    assert knots.start + knots.cells * knots.step == pytest.approx(CUTOFF)
+
+
+@pytest.mark.parametrize(("spacing", "bound"), [(0.02, 1e-5), (0.01, 1e-6)])
 @pytest.mark.parametrize("radial", ["compact", "published"])
 @pytest.mark.parametrize("filters", [30, 128])
 def test_spaced_filters_are_close_to_exact_ones(spacing, bound, radial, filters):
     graph = random_graph(1, nodes=10, pairs=300)
     network, x = filter_network(radial, filters), features_of(graph, filters)
-    exact = cfconv(x, graph, network, CUTOFF, None)
-    assert relative(cfconv(x, graph, network, CUTOFF, spacing), exact) < bound
+    exact = convolved(x, graph, network, None)
+    assert relative(convolved(x, graph, network, spacing), exact) < bound
 
 
 @pytest.mark.parametrize("spacing", [0.02, 0.03])  # 0.03 does not divide the cutoff
@@ -139,7 +176,7 @@ def test_compiled_kernel_agrees_with_plain_torch(spacing, filters):
     for dtype in (torch.float32, torch.float64):  # float64 takes the plain path
         here, net = graph.to(dtype=dtype), network.to(dtype)
         x = features_of(graph, filters).to(dtype).requires_grad_()
-        out = cfconv(x, here, net, CUTOFF, spacing)
+        out = convolved(x, here, net, spacing)
         gradients = torch.autograd.grad((out * seed.to(dtype)).sum(), [x, *net.parameters()])
         results.append([out.detach(), *gradients])
     for compiled, plain in zip(*results, strict=True):
@@ -153,37 +190,59 @@ def test_compiled_kernel_reads_a_gradient_that_is_not_contiguous():
     x = features_of(graph, 6).requires_grad_()
     weights = torch.randn(6, 7, generator=torch.Generator().manual_seed(5)).T
     straight, strided = (
-        torch.autograd.grad(cfconv(x, graph, network, CUTOFF, 0.02), x, grad_outputs=g)[0]
+        torch.autograd.grad(convolved(x, graph, network, 0.02), x, grad_outputs=g)[0]
         for g in (weights.contiguous(), weights)
     )
     assert torch.equal(straight, strided)
 
 
-def test_float32_distances_that_need_a_gradient_get_one():
+@pytest.mark.parametrize("filters", [8, 30, 128])
+def test_distance_gradient_of_the_compiled_kernel(filters):
     graph = random_graph(6)
-    network, x = filter_network("compact", 8), features_of(graph, 8)
+    network = filter_network("compact", filters)
     gradients = []
-    for spacing in (None, 0.01):
-        distance = graph.distance.clone().requires_grad_()
-        moved = Batch(**{**vars(graph), "distance": distance})
-        out = cfconv(x, moved, network, CUTOFF, spacing)
+    for dtype in (torch.float32, torch.float64):
+        here, net = graph.to(dtype=dtype), network.to(dtype)
+        distance = here.distance.clone().requires_grad_()
+        moved = Batch(**{**vars(here), "distance": distance})
+        x = features_of(here, filters)
+        out = cfconv(x, moved, table_of(net, 0.01, x))
         gradients.append(torch.autograd.grad(out.square().sum(), distance)[0])
-    assert relative(gradients[1], gradients[0]) < 1e-3
+    assert relative(gradients[0].double(), gradients[1]) < 1e-4
+    exact = graph.to(dtype=torch.float64)
+    distance = exact.distance.clone().requires_grad_()
+    out = convolve(features_of(exact, filters), network(distance), exact)
+    assert relative(gradients[1], torch.autograd.grad(out.square().sum(), distance)[0]) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "error"),
+    [
+        ("first", torch.full((60,), 7), IndexError),
+        ("second", torch.full((60,), -1), IndexError),
+        ("first", torch.zeros(60, dtype=torch.int32), TypeError),
+        ("distance", torch.ones(60, dtype=torch.float64), TypeError),
+        ("distance", torch.ones(60, dtype=torch.bfloat16), TypeError),
+        ("into_first", torch.ones(59), TypeError),
+    ],
+)
+def test_arrays_that_would_lead_the_kernel_astray_are_refused(member, value, error):
+    graph = Batch(**{**vars(random_graph(0)), member: value})
+    x = torch.randn(7, 16)
+    with pytest.raises(error, match=member if member != "distance" else "."):
+        cfconv(x, graph, table_of(filter_network("compact", 16), 0.02, x))
 
 
 def test_gradients_of_the_plain_path():
     graph = random_graph(3, nodes=4, pairs=9, dtype=torch.float64)
-    # Away from the table's points, where the third derivative of the interpolant jumps.
-    step = 0.25
-    cells = (graph.distance / step).floor().clamp(1, 18)
-    scaled = (cells + torch.linspace(0.2, 0.8, 9, dtype=torch.float64)).requires_grad_()
     x = features_of(graph, 3).requires_grad_()
-    table = torch.randn(23, 3, generator=torch.Generator().manual_seed(1)).double().requires_grad_()
+    coefficients = torch.randn(23, 3, generator=torch.Generator().manual_seed(1)).double().requires_grad_()
+    distance = graph.distance.clone().requires_grad_()
 
-    def run(x, table, scaled):
-        return convolve(x, interpolate(table, scaled), graph)
+    def run(x, coefficients, distance):
+        return convolve(x, Table(coefficients, 0.0, 0.25)(distance), graph)
 
-    assert torch.autograd.gradcheck(run, (x, table, scaled))
+    assert torch.autograd.gradcheck(run, (x, coefficients, distance))
 
 
 def test_gradients_through_the_filter_network():
@@ -198,7 +257,7 @@ def test_gradients_through_the_filter_network():
         def filter_of(d):
             return torch.func.functional_call(network, dict(zip(names, values, strict=True)), d)
 
-        return cfconv(x, graph, filter_of, CUTOFF, 0.1)
+        return convolved(x, graph, filter_of, 0.1)
 
     assert torch.autograd.gradcheck(run, (x, *parameters), fast_mode=True)
 
@@ -212,7 +271,7 @@ def test_gradient_of_spaced_filters_is_close_to_the_exact_one(radial, filters):
     gradients = []
     for spacing in (None, 0.02):
         x = features_of(graph, filters).requires_grad_()
-        loss = (cfconv(x, graph, network, CUTOFF, spacing) * seed).sum()
+        loss = (convolved(x, graph, network, spacing) * seed).sum()
         gradients.append(torch.autograd.grad(loss, [x, *network.parameters()]))
     for spaced, exact in zip(gradients[1], gradients[0], strict=True):
         assert relative(spaced, exact) < 1e-4

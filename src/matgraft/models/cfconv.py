@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numba import njit
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from matgraft.graphs import Batch
-
-Filter = Callable[[torch.Tensor], torch.Tensor]
-"""Distances in Angstrom, shape (n,), to filter values, shape (n, n_filters)."""
+from matgraft.models.lanes import LANES, fma, load, product, splat, store, total
 
 
-def cfconv(
-    features: torch.Tensor, graph: Batch, filter_of: Filter, cutoff: float, spacing: float | None
-) -> torch.Tensor:
+def cfconv(features: torch.Tensor, graph: Batch, filters: torch.Tensor | Table) -> torch.Tensor:
     """Continuous-filter convolution ``sum_j x_j * W(d_ij)``, eq. (15).
 
     Parameters
@@ -25,28 +24,24 @@ def cfconv(
     features : Tensor, shape (n_nodes, n_filters)
     graph : Batch
         Who sees whom, at which distance and how often.
-    filter_of : callable
-        The filter ``W``.
-    cutoff : float
-        No pair is further apart, in Angstrom.
-    spacing : float or None
-        None evaluates the filter for every pair. A number evaluates it only at distances that far apart
-        (Angstrom) and interpolates cubically between them; gradients flow through the interpolation.
+    filters : Tensor, shape (n_pairs, n_filters), or Table
+        ``W`` of every pair, or ``W`` as a function of the distance.
 
     Returns
     -------
     Tensor, shape (n_nodes, n_filters)
     """
-    if spacing is None:
-        return convolve(features, filter_of(graph.distance), graph)
-    intervals = math.ceil(cutoff / spacing)
-    step = cutoff / intervals
-    # One point before zero and one past the cutoff: every pair needs two table rows on either side.
-    grid = torch.arange(-1, intervals + 2, device=features.device, dtype=features.dtype) * step
-    table = filter_of(grid)
-    if features.device.type == "cpu" and features.dtype == torch.float32 and not graph.distance.requires_grad:
-        return _TableConvolution.apply(features, table, graph, step)
-    return convolve(features, interpolate(table, graph.distance / step), graph)
+    if isinstance(filters, torch.Tensor):
+        return convolve(features, filters, graph)
+    if features.device.type == "cpu" and features.dtype == torch.float32:
+        return _compiled(features, filters, graph)
+    if features.device.type == "cuda" and features.dtype == torch.float32:
+        # Imported here because torch for the CPU comes without Triton.
+        from matgraft.models.cfconv_triton import available, triton_cfconv
+
+        if available(features.device):
+            return triton_cfconv(features, filters.coefficients, graph, filters.start, filters.step)
+    return convolve(features, filters(graph.distance), graph)
 
 
 def convolve(features: torch.Tensor, filters: torch.Tensor, graph: Batch) -> torch.Tensor:
@@ -56,133 +51,287 @@ def convolve(features: torch.Tensor, filters: torch.Tensor, graph: Batch) -> tor
     return out.index_add(0, graph.second, features[graph.first] * filters * graph.into_second[:, None])
 
 
-def interpolate(table: torch.Tensor, scaled: torch.Tensor) -> torch.Tensor:
-    """Four-point cubic Lagrange interpolation.
+@dataclass(frozen=True)
+class Knots:
+    """Evenly spaced distances at which a filter is evaluated.
+
+    Attributes
+    ----------
+    start, step : float
+        Where the first cell begins, and the length of each, in Angstrom.
+    cells : int
+    """
+
+    start: float
+    step: float
+    cells: int
+
+    @classmethod
+    def between(cls, shortest: float, cutoff: float, spacing: float) -> Knots:
+        """A grid that holds all distances from the shortest to the cutoff, at most ``spacing`` apart."""
+        cells = math.ceil(cutoff / spacing)
+        step = cutoff / cells
+        skipped = min(max(math.floor(shortest / step), 0), cells - 1)
+        return cls(skipped * step, step, cells - skipped)
+
+    def distances(self, like: torch.Tensor) -> torch.Tensor:
+        """All knots, three before the first cell and three after the last; shape (cells + 7,)."""
+        return self.start + self.step * torch.arange(-3, self.cells + 4, device=like.device, dtype=like.dtype)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A filter as a cubic B-spline: twice continuously differentiable, so that forces are smooth.
+
+    Attributes
+    ----------
+    coefficients : Tensor, shape (n_cells + 3, n_filters)
+        ``W(start + (g + t) step) = sum_s B_s(t) coefficients[g + s]``, ``s = 0 ... 3``, ``t`` in [0, 1].
+    start, step : float
+        Where the first cell begins, and the length of each, in Angstrom.
+    """
+
+    coefficients: torch.Tensor
+    start: float
+    step: float
+
+    @classmethod
+    def through(cls, values: torch.Tensor, knots: Knots) -> Table:
+        """The spline through the values of a filter at its knots, shape (n_knots, n_filters).
+
+        The coefficients are local sums of values (a quasi-interpolant that reproduces every cubic), not the
+        solution of a linear system: for Gaussians the error is an eighth of that of four-point Lagrange
+        interpolation on the same grid.
+        """
+        coefficients = (
+            values[:-4] + values[4:] - 10.0 * (values[1:-3] + values[3:-1]) + 54.0 * values[2:-2]
+        ) / 36.0
+        return cls(coefficients, knots.start, knots.step)
+
+    def __call__(self, distance: torch.Tensor) -> torch.Tensor:
+        """Distances, shape (n,), to filter values, shape (n, n_filters), in plain torch operations."""
+        scaled = (distance - self.start) / self.step
+        cell = scaled.detach().floor().clamp(0, len(self.coefficients) - 4)
+        t, row = (scaled - cell)[:, None], cell.long()
+        weights = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3)
+        return torch.stack([w / 6 * self.coefficients[row + s] for s, w in enumerate(weights)]).sum(0)
+
+
+def table_error(
+    filters_at: Callable[[torch.Tensor], list[torch.Tensor]], cutoff: float, spacing: float
+) -> float:
+    """Largest error of tabulated filters, as a share of the largest filter value.
+
+    Measured between the knots, where the error of a cubic spline is largest.
 
     Parameters
     ----------
-    table : Tensor, shape (n_intervals + 3, n_filters)
-        Values at -1, 0, 1, ... n_intervals + 1 steps.
-    scaled : Tensor, shape (n,)
-        Distances in steps.
-
-    Returns
-    -------
-    Tensor, shape (n, n_filters)
+    filters_at : callable
+        Distances in Angstrom, shape (n,), to filters of shape (n, n_filters), one per layer.
+    cutoff, spacing : float
+        In Angstrom.
     """
-    cell = scaled.detach().floor().clamp(0, len(table) - 4)
-    t = (scaled - cell)[:, None]
-    rows = cell.long()
-    return (
-        -t * (t - 1) * (t - 2) / 6 * table[rows]
-        + (t + 1) * (t - 1) * (t - 2) / 2 * table[rows + 1]
-        - (t + 1) * t * (t - 2) / 2 * table[rows + 2]
-        + (t + 1) * t * (t - 1) / 6 * table[rows + 3]
-    )
+    knots = Knots.between(0.0, cutoff, spacing)
+    grid = knots.distances(torch.zeros(1, dtype=torch.float64))
+    between = (grid[3:-4, None] + knots.step * torch.tensor([0.25, 0.5, 0.75])).flatten()
+    worst = 0.0
+    for values, exact in zip(filters_at(grid), filters_at(between), strict=True):
+        difference = (Table.through(values, knots)(between) - exact).abs().max()
+        worst = max(worst, float(difference / exact.abs().max().clamp_min(1e-30)))
+    return worst
+
+
+def _compiled(features: torch.Tensor, table: Table, graph: Batch) -> torch.Tensor:
+    """The same in compiled loops over pairs, where nothing is kept per pair but its distance."""
+    width, coefficients = features.shape[1], table.coefficients
+    missing = -width % LANES
+    if missing:
+        features, coefficients = (functional.pad(part, (0, missing)) for part in (features, coefficients))
+    out = _TableConvolution.apply(features, coefficients, graph.distance, graph, table.start, table.step)
+    return out[:, :width] if missing else out
+
+
+def _pairs_of(graph: Batch, n_nodes: int) -> tuple[np.ndarray, ...]:
+    """Pair arrays as the kernels take them; a wrong type or index would let them write anywhere."""
+    kinds = {
+        "first": torch.int64,
+        "second": torch.int64,
+        "distance": torch.float32,
+        "into_first": torch.float32,
+        "into_second": torch.float32,
+    }
+    n_pairs = len(graph.distance)
+    arrays = []
+    for name, kind in kinds.items():
+        tensor = getattr(graph, name)
+        if tensor.dtype != kind or tensor.shape != (n_pairs,):
+            raise TypeError(
+                f"Batch.{name}: {kind} of shape ({n_pairs},) needed, not {tensor.dtype} {tensor.shape}"
+            )
+        if kind == torch.int64 and n_pairs and not 0 <= int(tensor.min()) <= int(tensor.max()) < n_nodes:
+            raise IndexError(f"Batch.{name}: a node outside 0 to {n_nodes - 1}")
+        arrays.append(tensor.detach().contiguous().numpy())
+    return tuple(arrays)
 
 
 class _TableConvolution(torch.autograd.Function):
-    """:func:`interpolate` and :func:`convolve` in compiled loops: nothing is kept per pair."""
-
     @staticmethod
-    def forward(ctx, features, table, graph, step):
-        features, table = features.contiguous(), table.contiguous()
-        arrays = tuple(
-            getattr(graph, name).contiguous().numpy()
-            for name in ("first", "second", "distance", "into_first", "into_second")
-        )
+    def forward(ctx, features, coefficients, distance, graph, start, step):
+        features, coefficients = features.contiguous(), coefficients.contiguous()
+        ctx.pairs = _pairs_of(graph, len(features))
+        ctx.grid = np.float32(start), np.float32(1.0 / step)
+        ctx.save_for_backward(features, coefficients)
         out = torch.zeros_like(features)
-        _table_forward(
-            features.detach().numpy(), table.detach().numpy(), *arrays, np.float32(1.0 / step), out.numpy()
+        convolution(
+            features.detach().numpy(), coefficients.detach().numpy(), *ctx.pairs, *ctx.grid, out.numpy()
         )
-        ctx.save_for_backward(features, table)
-        ctx.arrays, ctx.step = arrays, step
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
-        features, table = ctx.saved_tensors
-        grad_features, grad_table = torch.zeros_like(features), torch.zeros_like(table)
-        _table_backward(
+        features, coefficients = ctx.saved_tensors
+        arrays = (
             grad.contiguous().numpy(),
             features.detach().numpy(),
-            table.detach().numpy(),
-            *ctx.arrays,
-            np.float32(1.0 / ctx.step),
-            grad_features.numpy(),
-            grad_table.numpy(),
+            coefficients.detach().numpy(),
+            *ctx.pairs,
+            *ctx.grid,
         )
-        return grad_features, grad_table, None, None
-
-
-@njit(cache=True, fastmath=True, inline="always")
-def _stencil(scaled, intervals):
-    one, two, half, sixth = np.float32(1.0), np.float32(2.0), np.float32(0.5), np.float32(1.0 / 6.0)
-    g = min(max(int(scaled), 0), intervals - 1)
-    t = scaled - np.float32(g)
-    c0 = -t * (t - one) * (t - two) * sixth
-    c1 = (t + one) * (t - one) * (t - two) * half
-    c2 = -(t + one) * t * (t - two) * half
-    c3 = (t + one) * t * (t - one) * sixth
-    return g, c0, c1, c2, c3
-
-
-# The loops below are short, with one output each: with more of them in one loop the compiler cannot
-# prove that they do not overlap and gives up on vector code. Row views would cost a reference count each.
+        grad_features, grad_coefficients = torch.zeros_like(features), torch.zeros_like(coefficients)
+        _backward(*arrays, grad_features.numpy(), grad_coefficients.numpy())
+        grad_distance = None
+        if ctx.needs_input_grad[2]:
+            grad_distance = torch.empty(len(ctx.pairs[2]))
+            _backward_distance(*arrays, grad_distance.numpy())
+        return grad_features, grad_coefficients, grad_distance, None, None, None
 
 
 @njit(cache=True, fastmath=True)
-def _table_forward(features, table, first, second, distance, into_first, into_second, inverse_step, out):
-    intervals, width = len(table) - 3, features.shape[1]
-    filters = np.empty(width, dtype=np.float32)
+def _cell(distance, start, inverse_step, cells):
+    """Cell of a distance and the position in it."""
+    scaled = (distance - start) * inverse_step
+    g = min(max(int(scaled), 0), cells - 1)
+    return g, scaled - np.float32(g)
+
+
+@njit(cache=True, fastmath=True)
+def _weights(t):
+    """The four cubic B-splines that overlap a cell."""
+    one, three, four, six = np.float32(1), np.float32(3), np.float32(4), np.float32(6)
+    u = one - t
+    return (
+        splat(u * u * u / six),
+        splat(((three * t - six) * t * t + four) / six),
+        splat(((three * u - six) * u * u + four) / six),
+        splat(t * t * t / six),
+    )
+
+
+@njit(cache=True, fastmath=True)
+def _slopes(t):
+    """Their derivatives with respect to ``t``."""
+    one, three, four = np.float32(1), np.float32(3), np.float32(4)
+    half, u = np.float32(0.5), one - t
+    return (
+        splat(-half * u * u),
+        splat(half * (three * t - four) * t),
+        splat(half * (four - three * u) * u),
+        splat(half * t * t),
+    )
+
+
+@njit(cache=True, fastmath=True)
+def _spline(coefficients, row, width, c0, c1, c2, c3):
+    """Sixteen filters at once: four neighbouring rows of coefficients, weighted."""
+    return fma(
+        c3,
+        load(coefficients, row + 3 * width),
+        fma(
+            c2,
+            load(coefficients, row + 2 * width),
+            fma(c1, load(coefficients, row + width), product(c0, load(coefficients, row))),
+        ),
+    )
+
+
+@njit(cache=True, fastmath=True)
+def convolution(
+    features, coefficients, first, second, distance, into_first, into_second, start, inverse_step, out
+):
+    """Add the convolution to ``out``; widths are multiples of :data:`LANES`, bounds are the caller's."""
+    cells, width = len(coefficients) - 3, features.shape[1]
     for p in range(len(first)):
-        a, b, m, n = first[p], second[p], into_first[p], into_second[p]
-        g, c0, c1, c2, c3 = _stencil(distance[p] * inverse_step, intervals)
-        for k in range(width):
-            filters[k] = c0 * table[g, k] + c1 * table[g + 1, k] + c2 * table[g + 2, k] + c3 * table[g + 3, k]
-        for k in range(width):
-            out[a, k] += m * filters[k] * features[b, k]
-        if a != b:
-            for k in range(width):
-                out[b, k] += n * filters[k] * features[a, k]
+        a, b = first[p] * width, second[p] * width
+        m, n = splat(into_first[p]), splat(into_second[p])
+        g, t = _cell(distance[p], start, inverse_step, cells)
+        c0, c1, c2, c3 = _weights(t)
+        for k in range(0, width, LANES):
+            w = _spline(coefficients, g * width + k, width, c0, c1, c2, c3)
+            store(out, a + k, fma(product(m, w), load(features, b + k), load(out, a + k)))
+            store(out, b + k, fma(product(n, w), load(features, a + k), load(out, b + k)))
 
 
 @njit(cache=True, fastmath=True)
-def _table_backward(
+def _backward(
     grad,
     features,
-    table,
+    coefficients,
     first,
     second,
     distance,
     into_first,
     into_second,
+    start,
     inverse_step,
     grad_features,
-    grad_table,
+    grad_coefficients,
 ):
-    intervals, width = len(table) - 3, features.shape[1]
-    filters = np.empty(width, dtype=np.float32)
-    product = np.empty(width, dtype=np.float32)
+    cells, width = len(coefficients) - 3, features.shape[1]
     for p in range(len(first)):
-        a, b, m, n = first[p], second[p], into_first[p], into_second[p]
-        g, c0, c1, c2, c3 = _stencil(distance[p] * inverse_step, intervals)
-        for k in range(width):
-            filters[k] = c0 * table[g, k] + c1 * table[g + 1, k] + c2 * table[g + 2, k] + c3 * table[g + 3, k]
-        for k in range(width):
-            grad_features[b, k] += m * filters[k] * grad[a, k]
-        for k in range(width):
-            product[k] = m * features[b, k] * grad[a, k]
-        if a != b:
-            for k in range(width):
-                grad_features[a, k] += n * filters[k] * grad[b, k]
-            for k in range(width):
-                product[k] += n * features[a, k] * grad[b, k]
-        for k in range(width):
-            grad_table[g, k] += c0 * product[k]
-        for k in range(width):
-            grad_table[g + 1, k] += c1 * product[k]
-        for k in range(width):
-            grad_table[g + 2, k] += c2 * product[k]
-        for k in range(width):
-            grad_table[g + 3, k] += c3 * product[k]
+        a, b = first[p] * width, second[p] * width
+        m, n = splat(into_first[p]), splat(into_second[p])
+        g, t = _cell(distance[p], start, inverse_step, cells)
+        c0, c1, c2, c3 = _weights(t)
+        for k in range(0, width, LANES):
+            row = g * width + k
+            w = _spline(coefficients, row, width, c0, c1, c2, c3)
+            grad_a, grad_b = product(m, load(grad, a + k)), product(n, load(grad, b + k))
+            q = fma(grad_a, load(features, b + k), product(grad_b, load(features, a + k)))
+            store(grad_features, b + k, fma(w, grad_a, load(grad_features, b + k)))
+            store(grad_features, a + k, fma(w, grad_b, load(grad_features, a + k)))
+            store(grad_coefficients, row, fma(c0, q, load(grad_coefficients, row)))
+            row += width
+            store(grad_coefficients, row, fma(c1, q, load(grad_coefficients, row)))
+            row += width
+            store(grad_coefficients, row, fma(c2, q, load(grad_coefficients, row)))
+            row += width
+            store(grad_coefficients, row, fma(c3, q, load(grad_coefficients, row)))
+
+
+@njit(cache=True, fastmath=True)
+def _backward_distance(
+    grad,
+    features,
+    coefficients,
+    first,
+    second,
+    distance,
+    into_first,
+    into_second,
+    start,
+    inverse_step,
+    grad_distance,
+):
+    cells, width = len(coefficients) - 3, features.shape[1]
+    for p in range(len(first)):
+        a, b = first[p] * width, second[p] * width
+        m, n = splat(into_first[p]), splat(into_second[p])
+        g, t = _cell(distance[p], start, inverse_step, cells)
+        c0, c1, c2, c3 = _slopes(t)
+        slope = splat(np.float32(0))
+        for k in range(0, width, LANES):
+            grad_a, grad_b = product(m, load(grad, a + k)), product(n, load(grad, b + k))
+            q = fma(grad_a, load(features, b + k), product(grad_b, load(features, a + k)))
+            slope = fma(q, _spline(coefficients, g * width + k, width, c0, c1, c2, c3), slope)
+        grad_distance[p] = total(slope) * inverse_step

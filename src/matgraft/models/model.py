@@ -6,21 +6,27 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
+from ase.stress import full_3x3_to_voigt_6_stress
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from matgraft.data import Dataset, Label
 from matgraft.errors import InputError
 from matgraft.graphs import Graphs, graphs_of
+from matgraft.models.calculator import MatgraftCalculator
+from matgraft.models.compiled import CompiledSchNet
+from matgraft.models.forces import Forces, network_derivatives
 from matgraft.models.references import References
 from matgraft.models.schnet import Architecture, SchNet
 
@@ -95,40 +101,105 @@ class Model:
         graphs : Graphs, optional
             Their graphs, if they are at hand.
         """
-        if isinstance(structures, Atoms):
-            structures = [structures]
-        dataset = structures if isinstance(structures, Dataset) else Dataset.from_atoms(structures)
+        dataset = _dataset(structures)
         composition = dataset.composition()
         graphs = graphs if graphs is not None else self.graphs(dataset)
         per_atom = self.per_atom(composition, graphs)
-        seen = np.zeros(len(chemical_symbols), dtype=bool)
-        seen[[atomic_numbers[symbol] for symbol in self.species]] = True
-        referenced = ~np.isnan(self.references.energies)
         return Prediction(
             values=self.label.from_per_atom(per_atom, dataset.natoms),
             per_atom=per_atom,
-            unseen=_elements(composition[:, ~seen] > 0, np.flatnonzero(~seen)),
-            unreferenced=_elements(composition[:, ~referenced] > 0, np.flatnonzero(~referenced)),
+            unseen=self._unseen(composition),
+            unreferenced=_elements(composition, np.flatnonzero(np.isnan(self.references.energies))),
         )
 
     def per_atom(self, composition: np.ndarray, graphs: Graphs) -> np.ndarray:
         """References plus network, per atom, for structures of these compositions and graphs; (n,)."""
-        return self.references.per_atom(composition) + self.scale * run_network(self.network, graphs)
+        outputs = (
+            self.compiled.outputs(graphs, np.arange(len(graphs)))[:, 0]
+            if self.compiled is not None
+            else run_network(self.network, graphs)
+        )
+        return self._with_references(composition, outputs)
 
-    def save(self, folder: str | Path) -> Path:
-        """Write weights (safetensors) and card (JSON) into a folder; nothing in it can execute code."""
+    @cached_property
+    def compiled(self) -> CompiledSchNet | None:
+        """The network in one compiled call, or None where that would not be the same: filters that are not
+        tabulated, other precision, other devices."""
+        weights = self.network.embedding.weight
+        plain = weights.device.type == "cpu" and weights.dtype == torch.float32
+        return CompiledSchNet.of(self.network) if plain and self.network.spacing is not None else None
+
+    def _with_references(self, composition: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+        return self.references.per_atom(composition) + self.scale * outputs
+
+    def _unseen(self, composition: np.ndarray) -> list[tuple[str, ...]]:
+        return _elements(composition, self._strange)
+
+    @cached_property
+    def _strange(self) -> np.ndarray:
+        seen = [atomic_numbers[symbol] for symbol in self.species]
+        return np.setdiff1d(np.arange(len(chemical_symbols)), seen)
+
+    def forces(self, structures: Dataset | Atoms | Iterable[Atoms]) -> Forces:
+        """Energies, forces and stresses of structures, many at once.
+
+        The energy is that of :meth:`predict`, per cell. Of an energy per atom, such as a formation energy,
+        the forces are those of the value times the number of atoms.
+
+        Parameters
+        ----------
+        structures : Dataset, Atoms or iterable of Atoms
+
+        Raises
+        ------
+        InputError
+            If the label is not an energy in eV, or a structure has a coordinate that is not finite or a
+            periodic cell without volume.
+        """
+        self.require_energy()
+        dataset = _dataset(structures)
+        composition = dataset.composition()
+        outputs, forces, strain = network_derivatives(self.network, dataset)
+        volume = np.where(dataset.pbc.all(axis=1), np.abs(np.linalg.det(dataset.cells)), np.nan)
+        return Forces(
+            energies=self._with_references(composition, outputs) * dataset.natoms,
+            forces=[self.scale * forces[start:stop] for start, stop in pairwise(dataset.offsets)],
+            stresses=full_3x3_to_voigt_6_stress(self.scale * strain / volume[:, None, None]),
+            unseen=self._unseen(composition),
+        )
+
+    def calculator(self) -> MatgraftCalculator:
+        """This model as an ASE calculator with energy, forces and stress; see :meth:`forces`."""
+        return MatgraftCalculator(self)
+
+    def require_energy(self) -> None:
+        """Raise InputError unless the label is an energy in eV, per cell or per atom."""
+        if self.label.kind == "intensive" or self.label.unit not in ("eV", "eV/atom"):
+            raise InputError(
+                f"label {self.label.name!r} ({self.label.unit or 'no unit'}, {self.label.kind}) is not an "
+                "energy in eV per cell or per atom, so it has no forces. Take a model of an energy; if this "
+                "is one, train it with a Label that says so."
+            )
+
+    def save(self, folder: str | Path, further: Sequence[Model] = ()) -> Path:
+        """Write weights (safetensors) and card (JSON) into a folder; nothing in it can execute code.
+
+        Parameters
+        ----------
+        folder : path
+        further : sequence of Model
+            Models of other properties that share this network up to its last layer.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {
-            name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()
-        }
+        network = self.network.joined([model.network for model in further]) if further else self.network
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
         card = {
             "format": FORMAT,
             "version": VERSION,
-            "label": asdict(self.label),
-            "architecture": self.network.arch.as_dict(),
-            "scale": self.scale,
-            "references": {"energies": self.references.as_dict(), "fallback": self.references.fallback},
+            "architecture": network.arch.as_dict(),
+            **self._property(),
+            "further": [model._property() for model in further],
             "species": sorted(self.species),
             "card": self.card,
         }
@@ -138,6 +209,13 @@ class Model:
             for name in (WEIGHTS, CARD):
                 os.replace(Path(partial) / name, folder / name)
         return folder
+
+    def _property(self) -> dict:
+        return {
+            "label": asdict(self.label),
+            "scale": self.scale,
+            "references": {"energies": self.references.as_dict(), "fallback": self.references.fallback},
+        }
 
     def content_hash(self) -> str:
         """SHA-256 of weights, scale and references: what decides a prediction."""
@@ -165,8 +243,19 @@ def run_network(
     return np.concatenate(parts).astype(float) if parts else np.zeros(0)
 
 
-def _elements(present: np.ndarray, numbers: np.ndarray) -> list[tuple[str, ...]]:
-    return [tuple(chemical_symbols[z] for z in numbers[row]) for row in present]
+def _dataset(structures: Dataset | Atoms | Iterable[Atoms]) -> Dataset:
+    if isinstance(structures, Dataset):
+        return structures
+    return Dataset.from_atoms([structures] if isinstance(structures, Atoms) else structures)
+
+
+def _elements(composition: np.ndarray, numbers: np.ndarray) -> list[tuple[str, ...]]:
+    """Which of some elements each structure contains."""
+    found: list[tuple[str, ...]] = [()] * len(composition)
+    present = composition[:, numbers] > 0
+    for i in np.flatnonzero(present.any(axis=1)):
+        found[i] = tuple(chemical_symbols[z] for z in numbers[present[i]])
+    return found
 
 
 def shipped_models() -> list[str]:
@@ -185,16 +274,30 @@ def load_model(name: str | Path) -> Model:
     Parameters
     ----------
     name : str or Path
-        A shipped model's name, or a folder that :meth:`Model.save`, ``finetune`` or ``pretrain`` wrote.
+        A shipped model's name, or a folder that :meth:`Model.save`, ``finetune`` or ``pretrain`` wrote. One
+        with several properties gives the first; ``NAME:LABEL`` names another.
 
     Raises
     ------
     InputError
         No such model; a truncated file; a file of a newer version; a pickle (never opened).
     """
+    folder, label = _located(str(name)), None
+    if folder is None and ":" in str(name):
+        stem, label = str(name).rsplit(":", 1)
+        folder = _located(stem)
+    if folder is None:
+        raise InputError(
+            f"{name}: no model here (a folder with {WEIGHTS} and {CARD}), and no shipped model of that name. "
+            f"Shipped: {', '.join(shipped_models()) or 'none'}."
+        )
+    return _load(folder, label)
+
+
+def _located(name: str) -> Path | None:
     folder = Path(name)
-    if str(name) in shipped_models() and not folder.exists():
-        folder = Path(str(resources.files("matgraft.models") / "shipped" / str(name)))
+    if name in shipped_models() and not folder.exists():
+        folder = Path(str(resources.files("matgraft.models") / "shipped" / name))
     if folder.is_file():
         if folder.name not in (WEIGHTS, CARD):
             raise InputError(
@@ -202,15 +305,10 @@ def load_model(name: str | Path) -> Model:
                 "pickled files (.pt, .pth, .pkl) are never opened because they can run code."
             )
         folder = folder.parent
-    if not (folder / CARD).is_file() or not (folder / WEIGHTS).is_file():
-        raise InputError(
-            f"{name}: no model here (a folder with {WEIGHTS} and {CARD}), and no shipped model of that name. "
-            f"Shipped: {', '.join(shipped_models()) or 'none'}."
-        )
-    return _load(folder)
+    return folder if (folder / CARD).is_file() and (folder / WEIGHTS).is_file() else None
 
 
-def _load(folder: Path) -> Model:
+def _load(folder: Path, wanted: str | None) -> Model:
     try:
         card = json.loads((folder / CARD).read_text())
         if card["format"] != FORMAT:
@@ -221,12 +319,18 @@ def _load(folder: Path) -> Model:
                 f"this one reads up to {VERSION}). Upgrade matgraft."
             )
         network = SchNet(Architecture(**card["architecture"]))
-        references = References.given(card["references"]["energies"])
+        properties = [card, *card.get("further", [])]
+        labels = [Label(**one["label"]) for one in properties]
+        names = [label.name for label in labels]
+        if wanted is not None and wanted not in names:
+            raise InputError(f"{folder}: no property {wanted!r} in this model; there is {', '.join(names)}.")
+        k = 0 if wanted is None else names.index(wanted)
+        references = References.given(properties[k]["references"]["energies"])
         model = Model(
             network=network,
-            label=Label(**card["label"]),
-            references=replace(references, fallback=float(card["references"]["fallback"])),
-            scale=float(card["scale"]),
+            label=labels[k],
+            references=replace(references, fallback=float(properties[k]["references"]["fallback"])),
+            scale=float(properties[k]["scale"]),
             species=frozenset(card["species"]),
             card=card["card"],
         )
@@ -242,5 +346,6 @@ def _load(folder: Path) -> Model:
             f"{folder / WEIGHTS}: damaged, or not safetensors weights of this architecture ({reason}). "
             "Copy the model again; pickled weights are never opened."
         ) from error
+    network = network.head(k) if network.arch.outputs > 1 else network
     network.eval()
-    return model
+    return replace(model, network=network)

@@ -95,7 +95,8 @@ class References:
     def per_atom(self, composition: np.ndarray) -> np.ndarray:
         """Reference part of each structure, per atom, shape (n,)."""
         energies = np.where(np.isnan(self.energies), self.fallback, self.energies)
-        return composition @ energies / composition.sum(axis=1)
+        # A matrix product would round by the number of structures that are asked about together.
+        return (composition * energies).sum(axis=1) / composition.sum(axis=1)
 
     def __add__(self, other: References) -> References:
         """Sum of two; an element is fitted if ``other`` fitted it (the later fit decides what is known)."""

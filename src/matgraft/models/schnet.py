@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from matgraft.graphs import Batch
-from matgraft.models.cfconv import cfconv
+from matgraft.models.cfconv import Knots, Table, cfconv
 from matgraft.models.radial import GaussianBasis, cosine_cutoff
+from matgraft.models.softplus import shifted_softplus
 
 MAX_ATOMIC_NUMBER = 118
 
@@ -31,6 +31,8 @@ class Architecture:
         50 Gaussians up to the cutoff, or the published 0 to 30 Angstrom every 0.1, gamma 10.
     pooling : {"mean", "sum"}
         Per atom, or per cell.
+    outputs : int
+        Properties that share everything but the last layer.
     """
 
     interactions: int = 6
@@ -39,6 +41,7 @@ class Architecture:
     cutoff: float = 5.0
     radial: Literal["compact", "published"] = "compact"
     pooling: Literal["mean", "sum"] = "mean"
+    outputs: int = 1
 
     def as_dict(self) -> dict:
         return asdict(self)
@@ -54,41 +57,39 @@ class ShiftedSoftplus(nn.Module):
     """``ssp(x) = ln(0.5 e^x + 0.5)``, eq. (20)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return functional.softplus(x) - math.log(2.0)
+        return shifted_softplus(x)
 
 
 class FilterNetwork(nn.Module):
-    """The filter ``W(d)`` of eq. (15): radial basis, two dense layers, smooth cutoff."""
+    """The filter ``W(d)`` of eq. (15): two dense layers on the radial basis, times the smooth cutoff."""
 
-    def __init__(self, basis: GaussianBasis, filters: int, cutoff: float):
+    def __init__(self, n_basis: int, filters: int):
         super().__init__()
-        self.basis, self.cutoff = basis, cutoff
         self.dense = nn.Sequential(
-            nn.Linear(len(basis), filters), ShiftedSoftplus(), nn.Linear(filters, filters)
+            nn.Linear(n_basis, filters), ShiftedSoftplus(), nn.Linear(filters, filters)
         )
 
-    def forward(self, distance: torch.Tensor) -> torch.Tensor:
-        return self.dense(self.basis(distance)) * cosine_cutoff(distance, self.cutoff)[:, None]
+    def forward(self, radial: torch.Tensor, envelope: torch.Tensor) -> torch.Tensor:
+        return self.dense(radial) * envelope
 
 
 class Interaction(nn.Module):
     """Interaction block (Fig. 5, middle): the refinement ``v`` of eq. (18)."""
 
-    def __init__(self, arch: Architecture, basis: GaussianBasis):
+    def __init__(self, arch: Architecture, n_basis: int):
         super().__init__()
-        self.cutoff = arch.cutoff
         self.atomwise_in = nn.Linear(arch.features, arch.filters, bias=False)
-        self.filter = FilterNetwork(basis, arch.filters, arch.cutoff)
+        self.filter = FilterNetwork(n_basis, arch.filters)
         self.atomwise_out = nn.Sequential(
             nn.Linear(arch.filters, arch.features), ShiftedSoftplus(), nn.Linear(arch.features, arch.features)
         )
 
-    def forward(self, x: torch.Tensor, graph: Batch, spacing: float | None) -> torch.Tensor:
-        return self.atomwise_out(cfconv(self.atomwise_in(x), graph, self.filter, self.cutoff, spacing))
+    def forward(self, x: torch.Tensor, graph: Batch, filters: torch.Tensor | Table) -> torch.Tensor:
+        return self.atomwise_out(cfconv(self.atomwise_in(x), graph, filters))
 
 
 class SchNet(nn.Module):
-    """From species and distances to one number per structure.
+    """From species and distances to one number (or several) per structure.
 
     Parameters
     ----------
@@ -97,20 +98,25 @@ class SchNet(nn.Module):
     Attributes
     ----------
     spacing : float or None
-        How the filters are evaluated: see :func:`matgraft.models.cfconv.cfconv`.
+        None evaluates the filters for every pair. A number evaluates them only at distances that far apart
+        (Angstrom) and puts a cubic spline through them; gradients flow through the spline.
     """
 
     def __init__(self, arch: Architecture):
         super().__init__()
         self.arch = arch
         self.spacing: float | None = 0.01
-        basis = (
+        self.basis = (
             GaussianBasis.published() if arch.radial == "published" else GaussianBasis.compact(arch.cutoff)
         )
         self.embedding = nn.Embedding(MAX_ATOMIC_NUMBER + 1, arch.features)
-        self.interactions = nn.ModuleList(Interaction(arch, basis) for _ in range(arch.interactions))
+        self.interactions = nn.ModuleList(
+            Interaction(arch, len(self.basis)) for _ in range(arch.interactions)
+        )
         self.output = nn.Sequential(
-            nn.Linear(arch.features, arch.features // 2), ShiftedSoftplus(), nn.Linear(arch.features // 2, 1)
+            nn.Linear(arch.features, arch.features // 2),
+            ShiftedSoftplus(),
+            nn.Linear(arch.features // 2, arch.outputs),
         )
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
@@ -118,11 +124,28 @@ class SchNet(nn.Module):
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
 
+    def filters(self, graph: Batch) -> list[torch.Tensor] | list[Table]:
+        """``W`` of each interaction: of every pair, or as a table over the distances that occur."""
+        if self.spacing is None:
+            return self.filters_at(graph.distance)
+        shortest = float(graph.distance.detach().min()) if len(graph.distance) else self.arch.cutoff
+        return self.tables(Knots.between(shortest, self.arch.cutoff, self.spacing))
+
+    def tables(self, knots: Knots) -> list[Table]:
+        """``W`` of each interaction as a spline."""
+        values = self.filters_at(knots.distances(like=self.embedding.weight))
+        return [Table.through(one, knots) for one in values]
+
+    def filters_at(self, distance: torch.Tensor) -> list[torch.Tensor]:
+        """``W`` of each interaction at some distances, each of shape (n, n_filters)."""
+        radial, envelope = self.basis(distance), cosine_cutoff(distance, self.arch.cutoff)[:, None]
+        return [interaction.filter(radial, envelope) for interaction in self.interactions]  # type: ignore[operator]
+
     def representation(self, graph: Batch) -> torch.Tensor:
         """Features of each node after the last interaction, shape (n_nodes, features)."""
         x = self.embedding(graph.species)  # eq. (17)
-        for interaction in self.interactions:
-            x = x + interaction(x, graph, self.spacing)  # eq. (18)
+        for interaction, filters in zip(self.interactions, self.filters(graph), strict=True):
+            x = x + interaction(x, graph, filters)  # eq. (18)
         return x
 
     def pool(self, per_atom: torch.Tensor, graph: Batch) -> torch.Tensor:
@@ -134,5 +157,27 @@ class SchNet(nn.Module):
         return total / graph.natoms[:, None] if self.arch.pooling == "mean" else total
 
     def forward(self, graph: Batch) -> torch.Tensor:
-        """Prediction for each structure, shape (n_structures,)."""
-        return self.pool(self.output(self.representation(graph)), graph)[:, 0]
+        """Prediction for each structure, shape (n_structures,), or (n_structures, outputs) of several."""
+        values = self.pool(self.output(self.representation(graph)), graph)
+        return values[:, 0] if self.arch.outputs == 1 else values
+
+    def head(self, k: int) -> SchNet:
+        """The network of the ``k``-th property alone; a copy."""
+        return self._with_heads({name: self.get_parameter(name)[k : k + 1] for name in _LAST_LAYER})
+
+    def joined(self, others: Sequence[SchNet]) -> SchNet:
+        """One network for this property and those of ``others``, unlike in the last layer only; a copy."""
+        heads = (self, *others)
+        return self._with_heads(
+            {name: torch.cat([head.get_parameter(name) for head in heads]) for name in _LAST_LAYER}
+        )
+
+    def _with_heads(self, last_layer: dict[str, torch.Tensor]) -> SchNet:
+        outputs = len(last_layer[_LAST_LAYER[0]])
+        network = SchNet(replace(self.arch, outputs=outputs))
+        network.load_state_dict(self.state_dict() | last_layer)
+        network.spacing = self.spacing
+        return network
+
+
+_LAST_LAYER = ("output.2.weight", "output.2.bias")

@@ -1,0 +1,210 @@
+"""Inference in one compiled call: no autograd, no tensor per operation, filters tabulated once."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numba import njit
+
+from matgraft.graphs import Graphs
+from matgraft.models.cfconv import Knots, convolution, table_error
+from matgraft.models.dense import ROWS, dense, filled
+from matgraft.models.schnet import SchNet
+from matgraft.models.softplus import ssp
+
+log = logging.getLogger(__name__)
+
+TABLE_ERROR = 2e-6
+"""Largest difference between a tabulated and an exact filter, as a share of the filter's largest value."""
+_FINEST = 0.0025
+_NODES_AT_ONCE = 252
+"""Features of so many nodes stay near the core, beside weights and tables; a multiple of :data:`ROWS`."""
+
+
+@dataclass(frozen=True)
+class CompiledSchNet:
+    """Weights of a network, laid out for :func:`_energies`; matrices as (in, out), widths filled up.
+
+    Attributes
+    ----------
+    weights : tuple
+        Arrays, and the inverse of the tables' step.
+    n_outputs : int
+    mean : bool
+        Whether outputs are means over atoms, not sums.
+    spacing : float
+        Distance between the knots of the filter tables, in Angstrom.
+    table_error : float
+        Their error as a share of the largest filter value, measured between the knots.
+    """
+
+    weights: tuple
+    n_outputs: int
+    mean: bool
+    spacing: float
+    table_error: float
+
+    @classmethod
+    def of(cls, network: SchNet) -> CompiledSchNet:
+        """Prepare a network; the tables are refined until they are accurate to :data:`TABLE_ERROR`."""
+        arch = network.arch
+        spacing = network.spacing or 0.01
+        double = copy.deepcopy(network).double()
+        with torch.no_grad():
+            while (error := table_error(double.filters_at, arch.cutoff, spacing)) > TABLE_ERROR:
+                if spacing <= _FINEST:
+                    log.warning(
+                        "tabulated filters are off by %.1e of their largest value even %.4f Angstrom apart; "
+                        "set network.spacing = None for exact ones", error, spacing,
+                    )  # fmt: skip
+                    break
+                spacing /= 2
+            tables = double.tables(Knots.between(0.0, arch.cutoff, spacing))
+        tensors = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+
+        def matrix(name: str) -> np.ndarray:
+            return filled(tensors[f"{name}.weight"].T, (0, 1))
+
+        def vector(name: str) -> np.ndarray:
+            return filled(tensors[f"{name}.bias"], (0,))
+
+        def layers(part: Callable[[str], np.ndarray], name: str) -> np.ndarray:
+            return np.stack([part(f"interactions.{t}.{name}") for t in range(arch.interactions)])
+
+        embedding = filled(tensors["embedding.weight"], (1,))
+        into = layers(matrix, "atomwise_in")
+        coefficients = np.stack([table.coefficients.numpy() for table in tables]).astype(np.float32)
+        weights = (
+            embedding,
+            # The first atom-wise layer acts on species alone.
+            embedding @ into[0],
+            into,
+            filled(coefficients, (2,)),
+            layers(matrix, "atomwise_out.0"),
+            layers(vector, "atomwise_out.0"),
+            layers(matrix, "atomwise_out.2"),
+            layers(vector, "atomwise_out.2"),
+            matrix("output.0"),
+            vector("output.0"),
+            matrix("output.2"),
+            vector("output.2"),
+            np.float32(1.0 / tables[0].step),
+        )
+        return cls(weights, arch.outputs, arch.pooling == "mean", spacing, error)
+
+    def outputs(self, graphs: Graphs, rows: np.ndarray) -> np.ndarray:
+        """Network outputs for structures ``rows``, shape (n, outputs)."""
+        return _energies(
+            np.asarray(rows, dtype=np.int64),
+            graphs.natoms,
+            graphs.node_offsets,
+            graphs.pair_offsets,
+            graphs.species,
+            graphs.multiplicity,
+            graphs.first,
+            graphs.second,
+            graphs.distance,
+            graphs.into_first,
+            graphs.into_second,
+            self.n_outputs,
+            self.mean,
+            self.weights,
+        )
+
+
+@njit(cache=True)
+def _per_node(species, first, second, distance, into_first, into_second, weights):
+    """The whole network but the sum over atoms; shape (n_nodes or more, n_outputs or more)."""
+    embedding, entry, w_in, tables, w_1, b_1, w_2, b_2, w_hidden, b_hidden, w_last, b_last, inverse = weights
+    width = w_in.shape[2]
+    n = (len(species) + ROWS - 1) // ROWS * ROWS
+    x = np.zeros((n, embedding.shape[1]), dtype=np.float32)
+    y = np.zeros((n, width), dtype=np.float32)
+    for i in range(len(species)):
+        x[i] = embedding[species[i]]
+        y[i] = entry[species[i]]
+    no_bias = np.zeros(width, dtype=np.float32)
+    summed = np.empty((n, width), dtype=np.float32)
+    inner = np.empty((n, w_1.shape[2]), dtype=np.float32)
+    change = np.empty_like(x)
+    for layer in range(len(w_in)):
+        if layer > 0:
+            dense(x, w_in[layer], no_bias, y)
+        summed[:] = 0
+        convolution(
+            y, tables[layer], first, second, distance, into_first, into_second, np.float32(0), inverse, summed
+        )
+        dense(summed, w_1[layer], b_1[layer], inner)
+        ssp(inner.reshape(-1), inner.reshape(-1))
+        dense(inner, w_2[layer], b_2[layer], change)
+        x += change
+    hidden = np.empty((n, w_hidden.shape[1]), dtype=np.float32)
+    dense(x, w_hidden, b_hidden, hidden)
+    ssp(hidden.reshape(-1), hidden.reshape(-1))
+    out = np.empty((n, w_last.shape[1]), dtype=np.float32)
+    dense(hidden, w_last, b_last, out)
+    return out
+
+
+@njit(cache=True)
+def _energies(
+    rows,
+    natoms,
+    node_offsets,
+    pair_offsets,
+    species,
+    multiplicity,
+    first,
+    second,
+    distance,
+    into_first,
+    into_second,
+    n_outputs,
+    mean,
+    weights,
+):
+    out = np.zeros((len(rows), n_outputs))
+    start = 0
+    while start < len(rows):
+        stop, n_nodes, n_pairs = start, 0, 0
+        while stop < len(rows):
+            row = rows[stop]
+            more = node_offsets[row + 1] - node_offsets[row]
+            if stop > start and n_nodes + more > _NODES_AT_ONCE:
+                break
+            n_nodes += more
+            n_pairs += pair_offsets[row + 1] - pair_offsets[row]
+            stop += 1
+        z = np.empty(n_nodes, dtype=np.uint8)
+        a = np.empty(n_pairs, dtype=np.int64)
+        b = np.empty(n_pairs, dtype=np.int64)
+        d = np.empty(n_pairs, dtype=np.float32)
+        m_a = np.empty(n_pairs, dtype=np.float32)
+        m_b = np.empty(n_pairs, dtype=np.float32)
+        node = p = 0
+        for k in range(start, stop):
+            row = rows[k]
+            for q in range(pair_offsets[row], pair_offsets[row + 1]):
+                a[p], b[p] = node + first[q], node + second[q]
+                d[p], m_a[p], m_b[p] = distance[q], into_first[q], into_second[q]
+                p += 1
+            for c in range(node_offsets[row], node_offsets[row + 1]):
+                z[node] = species[c]
+                node += 1
+        values = _per_node(z, a, b, d, m_a, m_b, weights)
+        node = 0
+        for k in range(start, stop):
+            row = rows[k]
+            for c in range(node_offsets[row], node_offsets[row + 1]):
+                for o in range(n_outputs):
+                    out[k, o] += multiplicity[c] * values[node, o]
+                node += 1
+            if mean:
+                out[k] /= natoms[row]
+        start = stop
+    return out

@@ -1,0 +1,174 @@
+"""Forces and stress: the network's derivative with respect to every distance, by automatic differentiation.
+
+SchNet sees distances only, so one derivative per undirected pair says everything. With ``g = dE/dd`` and the
+unit vector ``u`` from the first atom to the second, the pair pulls the first with ``g u`` and the second with
+``-g u``, and adds ``g d (u outer u)`` to the derivative with respect to strain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.func import functional_call
+
+from matgraft.data import Dataset
+from matgraft.errors import InputError
+from matgraft.graphs import Batch
+from matgraft.graphs.neighbours import completed_cells, half_edges
+from matgraft.models.schnet import SchNet
+
+MAX_PAIRS = 30_000
+"""Pairs of a batch: without a compiled kernel, every layer keeps several tensors (n_pairs, n_filters)."""
+
+
+@dataclass(frozen=True)
+class Forces:
+    """Energy and its derivatives for ``n`` structures.
+
+    Attributes
+    ----------
+    energies : ndarray, shape (n,)
+        Of the whole cell, in eV.
+    forces : list of ndarray, shape (natoms, 3), length n
+        In eV/Angstrom.
+    stresses : ndarray, shape (n, 6)
+        ``dE/d strain / volume`` in eV/Angstrom^3, in Voigt order (xx, yy, zz, yz, xz, xy), with ASE's
+        sign: positive where the cell wants to shrink. NaN where a direction is not periodic.
+    unseen : list of tuple of str, length n
+        As in :class:`matgraft.models.model.Prediction`.
+    """
+
+    energies: np.ndarray
+    forces: list[np.ndarray]
+    stresses: np.ndarray
+    unseen: list[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class HalfList:
+    """Neighbours of one structure, every undirected pair once, no equivalent atoms merged.
+
+    Attributes
+    ----------
+    first, second : ndarray of int64, shape (n_pairs,)
+        Atoms; equal for an atom and its own periodic image.
+    distance : ndarray of float64, shape (n_pairs,)
+        In Angstrom.
+    direction : ndarray of float64, shape (n_pairs, 3)
+        Unit vector from first to second; zero where both are in the same place.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    distance: np.ndarray
+    direction: np.ndarray
+
+
+def half_lists(dataset: Dataset, cutoff: float) -> Iterator[HalfList]:
+    """The neighbours of every structure, in order.
+
+    Raises
+    ------
+    InputError
+        If a coordinate or lattice vector is not finite, or a periodic cell spans no volume.
+    """
+    offsets = dataset.offsets
+    finite = np.isfinite(dataset.cells).all(axis=(1, 2))
+    owner = np.repeat(np.arange(len(dataset)), dataset.natoms)
+    finite[owner[~np.isfinite(dataset.positions).all(axis=1)]] = False
+    if not finite.all():
+        raise InputError(
+            f"{dataset.source or 'dataset'}: structure {dataset.ids[~finite][0]}: a coordinate or lattice "
+            "vector is NaN or infinite. Correct it; in molecular dynamics, use a shorter time step."
+        )
+    cells = completed_cells(dataset.cells, dataset.pbc)
+    inverses = np.linalg.inv(cells) if len(cells) else cells
+    for s, (cell, inverse, pbc) in enumerate(zip(cells, inverses, dataset.pbc, strict=True)):
+        positions = np.ascontiguousarray(dataset.positions[offsets[s] : offsets[s + 1]], dtype=float)
+        first, second, shift, distance = half_edges(positions, cell, inverse, pbc, float(cutoff))
+        vector = positions[second] + shift @ cell - positions[first]
+        yield HalfList(first, second, distance, vector / np.maximum(distance, 1e-12)[:, None])
+
+
+def network_derivatives(network: SchNet, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Network outputs and the derivatives of ``natoms * output``.
+
+    Parameters
+    ----------
+    network : SchNet
+        Evaluated in the precision and on the device of its weights; sums over pairs are in float64.
+    dataset : Dataset
+
+    Returns
+    -------
+    outputs : ndarray, shape (n,)
+    forces : ndarray, shape (N, 3)
+        Minus the derivatives with respect to the positions, per Angstrom.
+    strain : ndarray, shape (n, 3, 3)
+        Derivatives with respect to a homogeneous strain of positions and cell.
+    """
+    outputs = np.zeros(len(dataset))
+    forces = np.zeros((len(dataset.numbers), 3))
+    strain = np.zeros((len(dataset), 3, 3))
+    offsets = dataset.offsets
+    start, waiting = 0, 0
+    parts: list[HalfList] = []
+    for s, part in enumerate(half_lists(dataset, network.arch.cutoff)):
+        parts.append(part)
+        waiting += len(part.distance)
+        if waiting >= MAX_PAIRS or s + 1 == len(dataset):
+            stop = s + 1
+            atoms = slice(offsets[start], offsets[stop])
+            outputs[start:stop], forces[atoms], strain[start:stop] = _derivatives(
+                network, dataset.numbers[atoms], dataset.natoms[start:stop], parts
+            )
+            start, waiting, parts = stop, 0, []
+    return outputs, forces, strain
+
+
+def _derivatives(
+    network: SchNet, numbers: np.ndarray, natoms: np.ndarray, parts: list[HalfList]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """:func:`network_derivatives` of one batch."""
+    starts = np.cumsum(natoms) - natoms
+    first = np.concatenate([part.first + start for part, start in zip(parts, starts, strict=True)])
+    second = np.concatenate([part.second + start for part, start in zip(parts, starts, strict=True)])
+    distance = np.concatenate([part.distance for part in parts])
+    direction = np.concatenate([part.direction for part in parts])
+    structure = np.repeat(np.arange(len(natoms)), natoms)
+    # Pairs that use the same rows of a filter table follow one another.
+    order = np.argsort(distance)
+    first, second, distance, direction = first[order], second[order], distance[order], direction[order]
+    own_image = first == second
+
+    weight = next(network.parameters())
+    batch = Batch(
+        species=torch.from_numpy(numbers.astype(np.int64)),
+        multiplicity=torch.ones(len(numbers)),
+        structure=torch.from_numpy(structure),
+        natoms=torch.from_numpy(natoms.astype(float)),
+        first=torch.from_numpy(first),
+        second=torch.from_numpy(second),
+        distance=torch.from_numpy(distance),
+        # The image at -S is not in the list: the one at S counts for both.
+        into_first=torch.from_numpy(np.where(own_image, 2.0, 1.0)),
+        into_second=torch.from_numpy(np.where(own_image, 0.0, 1.0)),
+    ).to(weight.device, weight.dtype)
+    batch.distance.requires_grad_()
+    # Constant weights: nothing is kept or computed for gradients that nobody asks for.
+    constants = {name: parameter.detach() for name, parameter in network.named_parameters()}
+    with torch.enable_grad():
+        output = functional_call(network, constants, (batch,))
+        (gradient,) = torch.autograd.grad((batch.natoms * output).sum(), batch.distance)
+
+    pull = gradient.cpu().double()[:, None] * torch.from_numpy(direction)
+    i, j = torch.from_numpy(first), torch.from_numpy(second)
+    forces = torch.zeros(len(numbers), 3, dtype=torch.float64).index_add_(0, i, pull).index_add_(0, j, -pull)
+    outer = pull[:, :, None] * torch.from_numpy(direction * distance[:, None])[:, None, :]
+    strain = torch.zeros(len(natoms), 3, 3, dtype=torch.float64).index_add_(
+        0, torch.from_numpy(structure)[i], outer
+    )
+    return output.detach().cpu().double().numpy(), forces.numpy(), strain.numpy()
