@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 from small import SMALL
 
+from matgraft.data import Label
 from matgraft.data.writers import write
 from matgraft.errors import InputError
 from matgraft.jobs.pretrain import keep_where, pretrain
@@ -54,3 +56,26 @@ def test_conditions(crystals):
         keep_where(crystals, ["volume<3"])
     with pytest.raises(InputError, match="not a value"):
         keep_where(crystals, ["natoms<many"])
+
+
+def test_several_properties_share_a_network(crystals, tmp_path):
+    gaps = np.where(np.arange(len(crystals)) % 3 == 0, np.nan, crystals.natoms * 0.5)
+    both = dataclasses.replace(
+        crystals,
+        labels={**crystals.labels, "gap": gaps},
+        specs={**crystals.specs, "gap": Label("gap", "eV", "intensive")},
+    )
+    model = pretrain(both, "energy", tmp_path, further=["gap"], val_size=5, arch=SMALL, recipe=RECIPE)
+    first, energy, gap = (load_model(f"{tmp_path}{name}") for name in ("", ":energy", ":gap"))
+    assert (first.label.name, gap.label.name, gap.label.kind) == ("energy", "gap", "intensive")
+    wanted = model.predict(crystals).values
+    np.testing.assert_array_equal(first.predict(crystals).values, wanted)
+    np.testing.assert_array_equal(energy.predict(crystals).values, wanted)
+    shared, own = (dict(one.network.named_parameters()) for one in (energy, gap))
+    assert {name for name in shared if not shared[name].equal(own[name])} == {
+        "output.2.weight",
+        "output.2.bias",
+    }
+    assert model.card["metrics"]["further"]["gap"]["train"]["n"] < model.card["metrics"]["train"]["n"]
+    with pytest.raises(InputError, match="there is energy, gap"):
+        load_model(f"{tmp_path}:volume")

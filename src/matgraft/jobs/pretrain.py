@@ -14,10 +14,12 @@ from matgraft.errors import InputError
 from matgraft.evaluation.metrics import errors
 from matgraft.evaluation.plots import training_curve
 from matgraft.jobs.folder import claim, write_json
-from matgraft.models.model import Model
+from matgraft.models.model import Model, load_model
 from matgraft.models.schnet import Architecture
 from matgraft.progress import Progress
+from matgraft.training.distributed import ALONE, Workers
 from matgraft.training.graft import Task, train_from_scratch
+from matgraft.training.loop import resumable
 from matgraft.training.recipe import PRETRAIN, Recipe
 
 _CONDITION = re.compile(r"\s*(\w+)\s*(<=|>=|==|<|>)\s*(\S+)\s*")
@@ -49,15 +51,18 @@ def pretrain(
     target: str,
     out: str | Path,
     *,
+    further: Sequence[str] = (),
     exclude_formulas_of: str | Path | None = None,
     exclude_elements: Sequence[str] = (),
     keep: Sequence[str] = (),
     val_size: float = 0.1,
+    source: str | Path | None = None,
     arch: Architecture | None = None,
     recipe: Recipe = PRETRAIN,
     seed: int = 0,
     name: str = "",
     licence: str = "",
+    workers: Workers = ALONE,
 ) -> Model:
     """Train a source model on many crystals and write it with its card.
 
@@ -65,6 +70,9 @@ def pretrain(
     ----------
     data : path or Dataset
     target : str
+    further : sequence of str
+        More labels for the same network to learn; a structure may lack them. ``load_model("OUT:LABEL")``
+        opens the model of one.
     out : path
         Gets the model, ``metrics.json``, the log and the training curve; an interrupted run continues there.
     exclude_formulas_of : path, optional
@@ -75,12 +83,16 @@ def pretrain(
         Conditions on columns, such as ``e_form_spread<=0.1``.
     val_size : int or float
         Structures (or share) held out to choose the epoch and to state the error.
+    source : str or path, optional
+        Continue from the weights of this model; its architecture holds.
     arch : Architecture, optional
         Default ``arch1``.
     recipe : Recipe
     seed : int
     name, licence : str
         For the card.
+    workers : Workers
+        Processes that make this call together, with equal arguments; only rank 0 writes.
     """
     dataset = data if isinstance(data, Dataset) else Dataset.read(data, target=target)
     forbidden = None if exclude_formulas_of is None else Dataset.read(exclude_formulas_of)
@@ -88,13 +100,16 @@ def pretrain(
     chosen = mask & keep_where(dataset, keep)
     report["kept_after_conditions"] = int(chosen.sum())
     dataset = dataset[chosen]
-    arch = arch or Architecture()
+    start = None if source is None else load_model(source)
+    arch = start.network.arch if start is not None else arch or Architecture()
     held = validation_count(len(dataset), val_size)
     order = np.random.default_rng(seed).permutation(len(dataset))
     train_rows, validation_rows = order[:-held], order[-held:]
     settings = {
         "command": "pretrain",
         "target": target,
+        "further": list(further),
+        "source": None if start is None else start.content_hash(),
         "exclude_formulas_of": None if exclude_formulas_of is None else Path(exclude_formulas_of).name,
         "exclude_elements": sorted(exclude_elements),
         "keep": list(keep),
@@ -106,11 +121,14 @@ def pretrain(
         "seed": seed,
         "data_hash": dataset.content_hash(target),
     }
-    out = claim(out, settings)
-    with Progress(recipe.epochs, "pretrain", unit="epochs") as progress:
-        task = Task.of(dataset, target, arch.cutoff)
-        model = train_from_scratch(
-            task,
+    with workers.rank_zero_first():
+        out = claim(out, settings)
+    speaks = None if workers.rank == 0 else False
+    with Progress(recipe.epochs, "pretrain", speaks, unit="epochs") as progress, resumable(out):
+        with workers.rank_zero_first():
+            tasks = [Task.of(dataset, label, arch.cutoff) for label in (target, *further)]
+        models = train_from_scratch(
+            tasks[0],
             train_rows,
             validation_rows,
             arch=arch,
@@ -118,21 +136,33 @@ def pretrain(
             seed=seed,
             folder=out,
             report=lambda row: progress.step(row["epoch"] - progress.count, loss=row["train_loss"]),
+            further=tasks[1:],
+            start=start,
+            workers=workers,
         )
-    prediction = model.label.from_per_atom(task.predicted_by(model), task.natoms)
-    truth = dataset.values(target)
-
-    def scores(rows: np.ndarray) -> dict[str, float]:
-        return errors(model.label, truth[rows], prediction[rows], task.natoms[rows])
-
-    metrics: dict = {"validation": scores(validation_rows), "train": scores(train_rows)}
+    rows = {"validation": validation_rows, "train": train_rows}
     if "structure_origin" in dataset.columns:
         origin = dataset.columns["structure_origin"][validation_rows]
-        metrics["validation_pbe_geometry"] = scores(validation_rows[origin <= 2])
-        metrics["validation_later_geometry"] = scores(validation_rows[origin == 3])
-    history = model.card["history"]
-    model = model.with_card(name=name or out.name, licence=licence, metrics=metrics, **settings)
-    model.save(out)
-    write_json(out / "metrics.json", metrics)
-    training_curve(out / "training.png", history)
+        rows["validation_pbe_geometry"] = validation_rows[origin <= 2]
+        rows["validation_later_geometry"] = validation_rows[origin == 3]
+    metrics, *others = (_scores(model, task, rows) for model, task in zip(models, tasks, strict=True))
+    if further:
+        metrics["further"] = dict(zip(further, others, strict=True))
+    history = models[0].card["history"]
+    model = models[0].with_card(name=name or out.name, licence=licence, metrics=metrics, **settings)
+    if workers.rank == 0:
+        model.save(out, further=models[1:])
+        write_json(out / "metrics.json", metrics)
+        training_curve(out / "training.png", history)
     return model
+
+
+def _scores(model: Model, task: Task, rows: dict[str, np.ndarray]) -> dict:
+    """Errors on the known labels among some rows."""
+    prediction = model.label.from_per_atom(task.predicted_by(model), task.natoms)
+    truth = model.label.from_per_atom(task.per_atom, task.natoms)
+    known = {name: some[~np.isnan(truth[some])] for name, some in rows.items()}
+    return {
+        name: errors(model.label, truth[some], prediction[some], task.natoms[some])
+        for name, some in known.items()
+    }

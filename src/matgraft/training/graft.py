@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -19,6 +20,7 @@ from matgraft.graphs import Graphs, graphs_of
 from matgraft.models.model import Model
 from matgraft.models.references import References
 from matgraft.models.schnet import Architecture, SchNet
+from matgraft.training.distributed import ALONE, Workers
 from matgraft.training.loop import Report, Samples, fit
 from matgraft.training.recipe import DIRECT, FINETUNE, Recipe
 from matgraft.training.schemes import SCHEMES, Scheme
@@ -242,41 +244,79 @@ def train_from_scratch(
     arch: Architecture,
     recipe: Recipe,
     seed: int,
-    folder: Path,
+    folder: Path | None,
     report: Report | None = None,
-) -> Model:
+    further: Sequence[Task] = (),
+    start: Model | None = None,
+    workers: Workers = ALONE,
+) -> list[Model]:
     """Train a source model: many labels, plain least-squares references, a validation set of its own.
 
     Parameters
     ----------
+    task : Task
     train_rows, validation_rows : ndarray
-        The validation rows choose the epoch.
+        The validation rows choose the epoch, by the error of ``task``.
+    further : sequence of Task
+        Other properties of the same structures, NaN where unknown; they share all layers but the last.
+    start : Model, optional
+        Continue from the weights of this model instead of random ones.
+    workers : Workers
+        Processes that make this call together.
+
+    Returns
+    -------
+    list of Model
+        One for ``task`` and one for each further property.
     """
-    references = References.fit(
-        task.composition[train_rows], task.per_atom[train_rows], robust=False, ridge=1e-3
-    )
-    residual = task.per_atom - references.per_atom(task.composition)
-    scale = float(residual[train_rows].std())
+    tasks = (task, *further)
+    arch = replace(arch, outputs=len(tasks))
+    references, scales, targets = [], [], []
+    for one in tasks:
+        known = train_rows[~np.isnan(one.per_atom[train_rows])]
+        fitted = References.fit(one.composition[known], one.per_atom[known], robust=False, ridge=1e-3)
+        residual = one.per_atom - fitted.per_atom(one.composition)
+        references.append(fitted)
+        scales.append(float(residual[known].std()))
+        targets.append(residual / scales[-1])
+    values = targets[0] if arch.outputs == 1 else np.stack(targets, axis=1)
     torch.manual_seed(seed)
-    network = SchNet(arch).to(_device())
+    network = SchNet(arch) if start is None else start.network.joined([start.network] * len(further))
+    network.to(_device())
     scheme = SCHEMES["direct"]
-    choice = ReferenceChoice("labels", references, {})
+    choice = ReferenceChoice("labels", references[0], {})
+    digest = hashlib.sha256(
+        _fingerprint(task, train_rows, recipe, scheme, choice, seed, start, arch).encode()
+    )
+    for one in further:
+        digest.update(one.data_hash.encode())
     history = fit(
         network,
-        Samples(task.graphs, residual[train_rows] / scale, train_rows),
-        Samples(task.graphs, residual[validation_rows] / scale, validation_rows),
+        Samples(task.graphs, values[train_rows], train_rows),
+        Samples(task.graphs, values[validation_rows], validation_rows),
         recipe,
         scheme,
         seed=seed,
         folder=folder,
-        fingerprint=_fingerprint(task, train_rows, recipe, scheme, choice, seed, None, arch),
+        fingerprint=digest.hexdigest(),
         report=report,
+        workers=workers,
     )
     for row in history:
-        row["validation_mae"] *= scale
+        row["validation_mae"] *= scales[0]
     network.to("cpu").eval()
     species = _symbols(task.composition[train_rows])
-    return Model(network, task.label, references, scale, species, {"history": history})
+    return [
+        Model(
+            network.head(k) if arch.outputs > 1 else network,
+            one.label,
+            references[k],
+            scales[k],
+            species,
+            {"history": history},
+        )
+        for k, one in enumerate(tasks)
+    ]
 
 
 def check_request(n: int, scheme: Scheme, reference: str | References, has_source: bool) -> None:

@@ -7,7 +7,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,10 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from matgraft.errors import InputError
+from matgraft.errors import InputError, LostWorker
 from matgraft.graphs import Graphs
 from matgraft.models.model import run_network
 from matgraft.models.schnet import SchNet
+from matgraft.training.distributed import ALONE, Workers
 from matgraft.training.recipe import Recipe
 from matgraft.training.schemes import Scheme
 
@@ -32,7 +34,7 @@ Report = Callable[[dict], None]
 
 @dataclass(frozen=True)
 class Samples:
-    """Graphs with one target each, in the network's units; shape (n,)."""
+    """Graphs with their targets in the network's units, shape (n,), or (n, outputs) with NaN for unknown."""
 
     graphs: Graphs
     targets: np.ndarray
@@ -67,6 +69,7 @@ def fit(
     folder: Path | None = None,
     fingerprint: str = "",
     report: Report | None = None,
+    workers: Workers = ALONE,
 ) -> list[dict]:
     """Train ``network`` in place and leave it with the weights of the best epoch.
 
@@ -89,30 +92,33 @@ def fit(
         Names the run (data, settings, start weights); a checkpoint with another one is refused.
     report : callable, optional
         Called with one dict per epoch.
+    workers : Workers
+        Processes that call this function together, with equal arguments. Batches, steps and decisions are
+        those of one process, to round-off; only rank 0 writes.
 
     Returns
     -------
     list of dict
         One row per epoch: epoch, rate, train_loss, validation_mae, seconds.
     """
-    run = _Run(network, train, recipe, scheme, seed)
+    workers.agree("data and settings", fingerprint)
+    workers.start_equal(network.parameters())
+    run = _Run(network, train, recipe, scheme, seed, workers)
     spacing, network.spacing = network.spacing, recipe.spacing
     state = _State(rate=recipe.rate)
     if folder is not None and (folder / CHECKPOINT).exists():
         state = run.restore(folder / CHECKPOINT, fingerprint)
+    workers.agree("checkpoint", str(state.epoch))
     saved = time.monotonic()
     while not state.finished:
         started = time.monotonic()
         loss = run.epoch(state)
         row = {"epoch": state.epoch + 1, "rate": state.rate, "train_loss": loss}
         if validation is not None:
-            with run.averaged():
-                error = np.abs(
-                    run_network(network, validation.graphs, validation.rows) - validation.targets
-                ).mean()
-            row["validation_mae"] = float(error)
+            error = run.validate(validation)
+            row["validation_mae"] = error
             if error < state.best:
-                state.best, state.best_epoch = float(error), state.epoch + 1
+                state.best, state.best_epoch = error, state.epoch + 1
                 run.keep_best()
         row["seconds"] = time.monotonic() - started
         state.history.append(row)
@@ -124,7 +130,11 @@ def fit(
         )
         if report is not None:
             report(row)
-        if folder is not None and (state.finished or time.monotonic() - saved > CHECKPOINT_SECONDS):
+        if (
+            folder is not None
+            and workers.rank == 0
+            and (state.finished or time.monotonic() - saved > CHECKPOINT_SECONDS)
+        ):
             run.save(folder, state, fingerprint)
             saved = time.monotonic()
     run.finish(validation is not None)
@@ -133,8 +143,11 @@ def fit(
 
 
 class _Run:
-    def __init__(self, network: SchNet, train: Samples, recipe: Recipe, scheme: Scheme, seed: int):
+    def __init__(
+        self, network: SchNet, train: Samples, recipe: Recipe, scheme: Scheme, seed: int, workers: Workers
+    ):
         self.network, self.train, self.recipe, self.scheme, self.seed = network, train, recipe, scheme, seed
+        self.workers = workers
         self.parameters = dict(network.named_parameters())
         self.device = next(network.parameters()).device
         self.rates = {name: scheme.rate(name) for name in self.parameters}
@@ -156,6 +169,7 @@ class _Run:
         self.targets = targets.to(self.device)
         self.where = np.zeros(len(train.graphs), dtype=np.int64)
         self.where[train.rows] = np.arange(len(train.rows))
+        self.pairs = np.diff(train.graphs.pair_offsets)
 
     def epoch(self, state: _State) -> float:
         recipe = self.recipe
@@ -177,25 +191,52 @@ class _Run:
                 keep = min(recipe.average, step / (step + 10.0))
             for group, name in zip(self.optimizer.param_groups, self.moving, strict=True):
                 group["lr"] = 0.0 if name in frozen else state.rate * self.rates[name].factor
-            loss = self._loss(
-                self.network(self.train.graphs.batch(rows).to(self.device)), self.targets[self.where[rows]]
-            )
             self.optimizer.zero_grad()
-            loss.backward()
+            share = self.workers.share(self.pairs[rows])
+            part = self._backward(rows, share, state.epoch, k)
+            loss = self.workers.sum_gradients([self.parameters[name] for name in self.moving], part)
             for name in frozen:
                 self.parameters[name].grad = None
             self.optimizer.step()
             for name, mean in self.average.items():
                 mean.lerp_(self.parameters[name].detach(), 1.0 - keep)
-            total += float(loss.detach()) * len(rows)
+            total += loss * len(rows)
         return total / len(order)
 
+    def _backward(self, rows: np.ndarray, share: slice, epoch: int, step: int) -> torch.Tensor:
+        """Gradients of the part of the batch's mean loss that its structures ``rows[share]`` make up."""
+        mine = rows[share]
+        if not len(mine):
+            return torch.zeros((), device=self.device)
+        graph = self.train.graphs.batch(mine).to(self.device)
+        if self.recipe.jitter:
+            noise = self._noise(self.pairs[rows], share, epoch, step)
+            graph = graph.jittered(self.recipe.jitter * noise, self.network.arch.cutoff)
+        loss = self._loss(self.network(graph), self.targets[self.where[mine]]) * (len(mine) / len(rows))
+        loss.backward()
+        return loss.detach()
+
+    def _noise(self, pairs: np.ndarray, share: slice, epoch: int, step: int) -> torch.Tensor:
+        """Normal random numbers for my pairs: the same in a continued run, and with any number of workers."""
+        generator = torch.Generator(self.device).manual_seed(
+            int(np.random.SeedSequence([self.seed, epoch, step]).generate_state(1)[0])
+        )
+        noise = torch.randn(int(pairs.sum()), generator=generator, device=self.device)
+        start = int(pairs[: share.start].sum())
+        return noise[start : start + int(pairs[share].sum())]
+
     def _loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        known = ~target.isnan()
+        output, target = torch.where(known, output, 0.0), torch.where(known, target, 0.0)
         if self.recipe.loss == "mse":
-            return functional.mse_loss(output, target)
-        if self.recipe.loss == "mae":
-            return functional.l1_loss(output, target)
-        return functional.huber_loss(output, target, delta=self.recipe.huber_delta)
+            loss = functional.mse_loss(output, target, reduction="none")
+        elif self.recipe.loss == "mae":
+            loss = functional.l1_loss(output, target, reduction="none")
+        else:
+            loss = functional.huber_loss(output, target, delta=self.recipe.huber_delta, reduction="none")
+        if loss.ndim == 1:
+            return loss.mean()
+        return loss[:, 0].mean() + self.recipe.further_weight * loss[:, 1:].mean(0).sum()
 
     @staticmethod
     def _cosine(epoch: float, recipe: Recipe) -> float:
@@ -216,6 +257,14 @@ class _Run:
         if state.plateau_wait > self.recipe.plateau_patience:
             state.rate = max(state.rate * self.recipe.plateau_factor, self.recipe.rate_min)
             state.plateau_wait = 0
+
+    def validate(self, validation: Samples) -> float:
+        """Mean absolute error of the averaged weights."""
+        share = self.workers.share(np.diff(validation.graphs.pair_offsets)[validation.rows])
+        with self.averaged():
+            output = run_network(self.network, validation.graphs, validation.rows[share])
+        error = np.abs(_first(output) - _first(validation.targets)[share]).sum()
+        return self.workers.sum(float(error)) / len(validation)
 
     def averaged(self):
         """Context in which the network carries its averaged weights (if the recipe averages)."""
@@ -281,6 +330,25 @@ class _Run:
                     if f"optimizer.{key}.{name}" in tensors:
                         self.optimizer.state[parameter][key] = tensors[f"optimizer.{key}.{name}"]
         return _State(**json.loads(metadata["state"]))
+
+
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Context in which the message of a lost worker also says what the checkpoint of a run holds."""
+    try:
+        yield
+    except LostWorker as lost:
+        path = folder / CHECKPOINT
+        if not path.exists():
+            raise LostWorker(f"{lost} There is no checkpoint in {folder} yet.") from lost
+        with safe_open(path, framework="pt") as handle:
+            epoch = json.loads(handle.metadata()["state"])["epoch"]
+        raise LostWorker(f"{lost} The checkpoint in {folder} holds epoch {epoch}.") from lost
+
+
+def _first(values: np.ndarray) -> np.ndarray:
+    """The first property, which chooses the epoch."""
+    return values if values.ndim == 1 else values[:, 0]
 
 
 class _Swapped:

@@ -35,6 +35,11 @@ class Recipe(BaseModel):
     swa_rate : float
     spacing : float
         Distance between the grid points of the tabulated filters while training, in Angstrom.
+    jitter : float
+        Standard deviation of the noise on every distance while training, in Angstrom. Relaxed crystals lie
+        at a minimum of the energy, so that small displacements change the label to second order only.
+    further_weight : float
+        Weight of each further property of a source with several, beside the first.
     validation : float
         Share of the training set that is held out to choose the best epoch; 0 trains on everything.
     patience : int
@@ -61,7 +66,9 @@ class Recipe(BaseModel):
     average: float = Field(default=0.0, ge=0, lt=1)
     swa_epochs: int = Field(default=0, ge=0)
     swa_rate: float = Field(default=2e-4, gt=0)
-    spacing: float = Field(default=0.02, gt=0)
+    spacing: float = Field(default=0.0125, gt=0)
+    jitter: float = Field(default=0.0, ge=0)
+    further_weight: float = Field(default=0.3, ge=0)
     validation: float = Field(default=0.0, ge=0, lt=1)
     patience: int = Field(default=0, ge=0)
     min_steps: int = Field(default=0, ge=0)
@@ -98,8 +105,8 @@ class Recipe(BaseModel):
 
 
 PRETRAIN = Recipe(
-    epochs=63, batch_size=64, rate=1e-3, warmup=0.5, l2=0.05, huber_delta=0.05, average=0.999,
-    swa_epochs=21, swa_rate=2.5e-4,
+    epochs=150, batch_size=64, rate=1e-3, warmup=0.5, l2=0.05, huber_delta=0.05, average=0.999,
+    swa_epochs=30, swa_rate=2.5e-4, jitter=0.03,
 )  # fmt: skip
 DIRECT = Recipe(epochs=60, batch_size=16, rate=1e-3, warmup=1.0, l2=0.05, average=0.99, min_steps=1000)
 FINETUNE = Recipe(epochs=10, batch_size=16, rate=2e-4, warmup=1.0, l2=0.05, loss="mae", average=0.99)
