@@ -7,12 +7,16 @@ import json
 import os
 import subprocess
 import sys
+import time
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from small import SMALL
 
-from matgraft.data import Label
+from matgraft.data import Dataset, Label
+from matgraft.data.writers import write
 from matgraft.models.model import Model
 from matgraft.models.references import References
 from matgraft.models.schnet import SchNet
@@ -75,6 +79,47 @@ def test_finetune_predict_and_show(salts, source, tmp_path):
     shown = json.loads(run("models", "show", out, "--json").stdout)
     assert shown["n_train"] == 48
     assert shown["scheme"]["name"] == "tl3"
+
+
+def test_predict_ranks_and_skips(crystals, source, tmp_path):
+    (tmp_path / "pool").mkdir()
+    write(crystals, tmp_path / "pool" / "a.extxyz")
+    (tmp_path / "pool" / "b.cif").write_text("nothing")
+    options = ("predict", source, "pool", "--out", "p.csv", "--sort", "prediction", "--top", "5")
+    result = run(*options, folder=tmp_path)
+    assert result.returncode == 2
+    assert "b.cif" in result.stderr
+    assert "--skip-bad" in result.stderr
+    result = run(*options, "--skip-bad", "--workers", "2", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "60 structures" in result.stdout
+    assert "1 skipped, with the reasons: p.skipped.csv" in result.stdout
+    with open(tmp_path / "p.csv") as handle:
+        assert [row["rank"] for row in csv.DictReader(handle)] == ["1", "2", "3", "4", "5"]
+
+
+@pytest.mark.slow
+def test_killed_prediction_goes_on(crystals, source, tmp_path):
+    """A kill leaves neither half a table nor workers that wait for ever, and no chunk is computed twice."""
+    parts = [replace(crystals, ids=np.asarray([f"{k}-{i}" for i in range(60)])) for k in range(100)]
+    write(Dataset.concatenate(parts), tmp_path / "a.extxyz")
+    command = [sys.executable, "-m", "matgraft", "predict", source, "a.extxyz", "--out", "p.csv"]
+    process = subprocess.Popen([*command, "--workers", "2"], cwd=tmp_path, stderr=subprocess.PIPE)
+    kept = tmp_path / "p.csv.part"
+    while len(list(kept.glob("[0-9]*.npz"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    # The pipe closes when the last of the processes that hold it has ended.
+    process.communicate(timeout=60)
+    assert not (tmp_path / "p.csv").exists()
+    finished = len(list(kept.glob("[0-9]*.npz")))
+    result = run("predict", source, "a.extxyz", "--out", "p.csv", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert f"predict {1000 * finished}/6000 structures" in result.stderr
+    with open(tmp_path / "p.csv") as handle:
+        assert len(list(csv.DictReader(handle))) == 6000
+    assert not kept.exists()
 
 
 def test_data_verbs(salts, tmp_path):

@@ -10,14 +10,17 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
-# Small matrices: more threads per process only get in each other's way.
+# Small matrices: more threads per process only get in each other's way, and most so when they wait busily.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Torch writes pages to standard error when a worker is lost; what there is to say is in the message.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 import typer
 from rich.console import Console
 
 from matgraft.data import Dataset
-from matgraft.errors import InputError
+from matgraft.errors import InputError, LostWorker
 
 app = typer.Typer(
     help="Graft a network pre-trained on many crystals onto a property with a few hundred labels.",
@@ -34,6 +37,15 @@ app.add_typer(models_app, name="models")
 console = Console(highlight=False)
 
 
+@app.callback()
+def _check_launch(context: typer.Context) -> None:
+    if context.invoked_subcommand != "pretrain" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            f"{context.invoked_subcommand} runs as one process, but WORLD_SIZE says that there are several: "
+            "start it without torchrun. Only pretrain trains with several workers."
+        )
+
+
 class Kind(str, Enum):
     cell = "cell"
     atom = "atom"
@@ -48,6 +60,12 @@ class Group(str, Enum):
 class MissingLabels(str, Enum):
     error = "error"
     drop = "drop"
+
+
+class Sort(str, Enum):
+    none = "none"
+    prediction = "prediction"
+    per_atom = "per_atom"
 
 
 class Preset(str, Enum):
@@ -169,22 +187,49 @@ def predict(
     model: Annotated[str, typer.Argument(help="Model folder, or the name of a shipped model.")],
     files: Annotated[list[str], typer.Argument(help="Structures: any readable files or folders.")],
     out: Annotated[Path, typer.Option(help="CSV file to write.")] = Path("predictions.csv"),
+    sort: Annotated[Sort, typer.Option(help="Rank the lines by a value, lowest first.")] = Sort.none,
+    descending: Annotated[bool, typer.Option("--descending", help="Rank highest first.")] = False,
+    top: Annotated[int | None, typer.Option(help="Write only the first of the ranking.", min=1)] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Go on without bad structures; a list says which and why.")
+    ] = False,
+    workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
     as_json: Json = False,
 ) -> None:
-    """Predict structures; what the model does not know is marked.
+    """Predict structures, however many; what the model does not know is marked.
 
-    Example: `matgraft predict mp-schnet structures/ --out predictions.csv`
+    Run again, an interrupted command goes on where it was.
+
+    Example: `matgraft predict mp-schnet pool.npz --sort prediction --top 100 --workers 4 --out ranked.csv`
     """
     from matgraft.jobs.predict import predict as run
 
-    dataset, prediction = run(model, files, out)
-    unseen = sum(map(bool, prediction.unseen))
+    done = run(
+        model,
+        files,
+        out,
+        sort=sort.value,
+        descending=descending,
+        top=top,
+        skip_bad=skip_bad,
+        workers=workers,
+    )
     if as_json:
-        _print_json({"n": len(dataset), "with_unseen_species": unseen, "out": str(out)})
+        _print_json(
+            {
+                "n": done.n,
+                "with_unseen_species": done.with_unseen_species,
+                "skipped": done.skipped,
+                "out": str(out),
+            }
+        )
         return
     console.print(
-        f"{len(dataset)} structures, {unseen} of them with species the model never saw: {out}", soft_wrap=True
+        f"{done.n} structures, {done.with_unseen_species} of them with species the model never saw: {out}",
+        soft_wrap=True,
     )
+    if done.skipped:
+        console.print(f"{done.skipped} skipped, with the reasons: {done.skipped_list}", soft_wrap=True)
 
 
 @app.command()
@@ -192,6 +237,9 @@ def pretrain(
     data: Data,
     target: Target,
     out: Out,
+    further: Annotated[
+        str, typer.Option(help="More labels for the same network to learn, such as band_gap_pbe.")
+    ] = "",
     exclude_formulas_of: Annotated[
         str | None, typer.Option(help="Leave out every formula of this target set.")
     ] = None,
@@ -202,8 +250,12 @@ def pretrain(
         list[str] | None, typer.Option(help="Keep only structures with e.g. 'natoms<=100'; repeatable.")
     ] = None,
     val_size: Annotated[float, typer.Option(help="Number or share of structures held out.")] = 0.1,
+    source: Annotated[
+        str | None, typer.Option(help="Continue from the weights of this model instead of random ones.")
+    ] = None,
     arch: Annotated[str, typer.Option(help="arch1 or arch2.")] = "arch1",
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Learning rate at the start.")] = None,
     swa_epochs: Annotated[
         int | None, typer.Option(help="How many of them, the last, average the weights.")
     ] = None,
@@ -217,34 +269,45 @@ def pretrain(
 ) -> None:
     """Grow a source model of your own.
 
+    Several processes train together: `torchrun --standalone --nproc-per-node 2 -m matgraft pretrain ...`
+
     Example: `matgraft pretrain mp-source --target e_form_per_atom --exclude-formulas-of tmo-oxides --out s`
     """
     from matgraft.jobs.pretrain import pretrain as run
     from matgraft.models.schnet import ARCHITECTURES
+    from matgraft.training.distributed import joined
     from matgraft.training.recipe import PRETRAIN
 
     if arch not in ARCHITECTURES:
         raise InputError(f"no architecture named {arch!r}; there are {', '.join(ARCHITECTURES)}.")
-    changes = {"epochs": epochs, "swa_epochs": swa_epochs}
+    changes = {"epochs": epochs, "rate": rate, "swa_epochs": swa_epochs}
     recipe = PRETRAIN.changed(**{key: value for key, value in changes.items() if value is not None})
-    model = run(
-        _read(data, target, label_kind, no_label_check, missing),
-        target,
-        out,
-        exclude_formulas_of=exclude_formulas_of,
-        exclude_elements=_names(exclude_elements),
-        keep=keep or [],
-        val_size=int(val_size) if val_size >= 1 else val_size,
-        arch=ARCHITECTURES[arch],
-        recipe=recipe,
-        seed=seed,
-        name=name,
-        licence=licence,
-    )
+    with joined() as workers:
+        model = run(
+            _read(data, target, label_kind, no_label_check, missing),
+            target,
+            out,
+            further=_names(further),
+            exclude_formulas_of=exclude_formulas_of,
+            exclude_elements=_names(exclude_elements),
+            keep=keep or [],
+            val_size=int(val_size) if val_size >= 1 else val_size,
+            source=source,
+            arch=ARCHITECTURES[arch],
+            recipe=recipe,
+            seed=seed,
+            name=name,
+            licence=licence,
+            workers=workers,
+        )
+    if workers.rank > 0:
+        return
     if as_json:
         _print_json(model.card["metrics"])
         return
     for part, scores in model.card["metrics"].items():
+        if part == "further":
+            continue
         error = scores.get("mae_ev_per_atom", scores.get("mae"))
         console.print(
             f"{part.replace('_', ' ')}: MAE {error:.4f} {model.label.unit} on {scores['n']} structures"
@@ -418,7 +481,8 @@ def _print_json(content: object) -> None:
 
 def main() -> None:
     """Entry point: exit code 0, 1 for a failure, 2 for bad usage or bad input."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     for library in ("matplotlib", "numba"):
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
@@ -426,3 +490,6 @@ def main() -> None:
     except InputError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
+    except LostWorker as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)

@@ -1,63 +1,355 @@
-"""Predicting files of structures."""
+"""Predicting files of structures, however many."""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Sequence
+import multiprocessing
+import os
+import shutil
+import threading
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from multiprocessing.connection import wait
 from pathlib import Path
+from zipfile import BadZipFile
 
-from matgraft.data import Dataset
-from matgraft.jobs.folder import write_csv
-from matgraft.models.model import Model, Prediction, load_model
+import numpy as np
+import torch
+
+from matgraft.data.checks import list_ids
+from matgraft.data.streaming import Chunk, Stream, read_chunk
+from matgraft.errors import InputError
+from matgraft.graphs import build_graphs
+from matgraft.jobs.folder import SETTINGS, claim, write_csv
+from matgraft.models.model import Model, load_model
+from matgraft.progress import Progress
 
 log = logging.getLogger(__name__)
 
+CHUNK = 1000
+"""Structures whose graphs are in memory at a time, for each process."""
+
+SORTS = ("none", "prediction", "per_atom")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was predicted: numbers of structures, and the files that were written.
+
+    ``skipped_list`` is None where nothing was skipped.
+    """
+
+    n: int
+    with_unseen_species: int
+    skipped: int
+    out: Path
+    skipped_list: Path | None
+
 
 def predict(
-    model: str | Path | Model, files: Sequence[str | Path], out: str | Path | None = None
-) -> tuple[Dataset, Prediction]:
+    model: str | Path | Model,
+    files: Sequence[str | Path],
+    out: str | Path,
+    *,
+    sort: str = "none",
+    descending: bool = False,
+    top: int | None = None,
+    skip_bad: bool = False,
+    workers: int = 1,
+    chunk_size: int = CHUNK,
+) -> Summary:
     """Predict every structure in some files.
+
+    Structures are read and predicted in chunks, which are kept in the folder ``<out>.part`` until all are
+    done: an interrupted run goes on with what is missing. A structure's number does not depend on the order
+    of the structures, on the chunks or on the workers.
 
     Parameters
     ----------
     model : str, Path or Model
         A shipped model's name, a model folder, or a model.
     files : sequence of path
-    out : path, optional
-        A CSV file: id, formula, prediction in the label's unit, per atom, and what the model does not know.
+    out : path
+        A CSV file: id, prediction in the label's unit, formula, per atom, and what the model does not know.
+    sort : {"none", "prediction", "per_atom"}
+        Order of the lines: that of the files, or ascending by value and then by id, with a column ``rank``.
+    descending : bool
+        Highest value first.
+    top : int, optional
+        Write only the first lines of the ranking.
+    skip_bad : bool
+        Go on without the files and structures that cannot be used and list them, with the reasons, in
+        ``<out>.skipped.csv``. Otherwise the first is an error.
+    workers : int
+        Processes of one thread each.
+    chunk_size : int
+        Structures to a chunk; memory grows with it.
 
-    Returns
-    -------
-    dataset : Dataset
-    prediction : Prediction
+    Raises
+    ------
+    InputError
+        If a file or structure cannot be used; for other values of ``sort`` and ``top``.
     """
-    model = model if isinstance(model, Model) else load_model(model)
-    dataset = Dataset.read(list(files))
-    prediction = model.predict(dataset)
-    marked = [(i, elements) for i, elements in zip(dataset.ids, prediction.unseen, strict=True) if elements]
-    if marked:
+    if sort not in SORTS:
+        raise InputError(f"cannot sort by {sort!r}; there are {', '.join(SORTS)}.")
+    if sort == "none" and (descending or top is not None):
+        raise InputError("a ranking was asked for but not by what. Add --sort prediction or per_atom.")
+    if min(workers, chunk_size, 1 if top is None else top) < 1:
+        raise InputError("--workers, --top and the size of a chunk must be at least 1.")
+    out = Path(out)
+    if out.is_dir():
+        raise InputError(f"{out}: a folder is in the way of the CSV file. Choose another name for --out.")
+    predictor = model if isinstance(model, Model) else load_model(model)
+    stream = Stream(files)
+    kept = _kept(
+        out.with_name(f"{out.name}.part"),
+        {
+            "command": "predict",
+            "matgraft": version("matgraft"),
+            "model": {
+                "weights": predictor.content_hash(),
+                "architecture": predictor.network.arch.as_dict(),
+                "label": asdict(predictor.label),
+                "species": sorted(predictor.species),
+            },
+            "structures": stream.fingerprint(),
+            "chunk_size": chunk_size,
+        },
+    )
+    scratch = kept / "input"
+    shutil.rmtree(scratch, ignore_errors=True)
+    chunks: list[Chunk] = []
+    try:
+        chunks += stream.chunks(chunk_size, scratch)
+        if not chunks:
+            raise InputError(f"{', '.join(map(str, files))}: no structures in it.")
+        known: set[str] = set()
+        paths = [kept / f"{k:06}.npz" for k in range(len(chunks))]
+        with closing(_predicted(model if workers > 1 else predictor, chunks, paths, workers)) as finished:
+            for path in finished:
+                if not skip_bad:
+                    _require_sound(Results.read(path), known)
+    except InputError:
+        # Of a single chunk nothing is finished that another run could go on with.
+        if len(chunks) < 2:
+            shutil.rmtree(kept)
+        raise
+    results, repeated = Results.joined(Results.read(path) for path in paths).without_repeated()
+    _warn_of_unseen(results)
+    listed = out.with_suffix(".skipped.csv")
+    skipped = [*results.skipped.tolist(), *(("", name, "id used more than once") for name in repeated)]
+    if skipped:
+        write_csv(listed, ("file", "id", "reason"), skipped)
+    else:
+        listed.unlink(missing_ok=True)
+    _write(out, results, predictor.label.unit, sort, descending, top)
+    shutil.rmtree(kept)
+    return Summary(
+        n=len(results.ids),
+        with_unseen_species=int((results.unseen != "").sum()),
+        skipped=len(skipped),
+        out=out,
+        skipped_list=listed if skipped else None,
+    )
+
+
+@dataclass(frozen=True)
+class Results:
+    """Predictions of some structures as flat arrays, one entry per structure.
+
+    ``unseen`` and ``unreferenced`` hold elements with spaces between them; ``skipped`` has shape (n_skipped,
+    3): file, id and reason.
+    """
+
+    ids: np.ndarray
+    values: np.ndarray
+    per_atom: np.ndarray
+    formulas: np.ndarray
+    unseen: np.ndarray
+    unreferenced: np.ndarray
+    skipped: np.ndarray
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        with np.load(path, allow_pickle=False) as archive:
+            return cls(**{name: archive[name] for name in archive.files})
+
+    def write(self, path: Path) -> None:
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        with open(partial, "wb") as file:
+            np.savez(file, **vars(self))
+        os.replace(partial, path)
+
+    @classmethod
+    def joined(cls, parts: Iterable[Results]) -> Results:
+        columns = [vars(part) for part in parts]
+        return cls(**{name: np.concatenate([column[name] for column in columns]) for name in columns[0]})
+
+    def without_repeated(self) -> tuple[Results, list[str]]:
+        """The first structure of each id, and the ids of the others."""
+        _, first = np.unique(self.ids, return_index=True)
+        rows = np.sort(first)
+        if len(rows) == len(self.ids):
+            return self, []
+        repeated = np.delete(self.ids, rows).tolist()
+        entries = {name: array if name == "skipped" else array[rows] for name, array in vars(self).items()}
+        return Results(**entries), repeated
+
+
+def _kept(folder: Path, settings: dict) -> Path:
+    """The folder of finished chunks; those of another model or of other structures are thrown away."""
+    try:
+        found = json.loads((folder / SETTINGS).read_text())["settings"]
+    except (OSError, json.JSONDecodeError, KeyError, TypeError):
+        return claim(folder, settings)
+    wanted = json.loads(json.dumps(settings))
+    if found != wanted and found.get("command") == settings["command"]:
+        changed = [name for name in wanted if found.get(name) != wanted[name]]
+        log.warning(
+            "%s: kept by an interrupted run before this changed: %s. Starting anew.",
+            folder,
+            ", ".join(changed),
+        )
+        shutil.rmtree(folder)
+    return claim(folder, settings)
+
+
+def _predicted(
+    model: str | Path | Model, chunks: list[Chunk], paths: list[Path], workers: int
+) -> Generator[Path, None, None]:
+    """The file of each chunk once it is there, those of an earlier run first."""
+    done = [k for k, path in enumerate(paths) if _is_readable(path)]
+    waiting = sorted(set(range(len(chunks))) - set(done))
+    counts = [sum(piece.count for piece in chunk) for chunk in chunks]
+    with Progress(sum(counts), "predict", unit="structures", done=sum(counts[k] for k in done)) as progress:
+        for k in done:
+            yield paths[k]
+        for k in _run(model, {k: (chunks[k], paths[k]) for k in waiting}, workers):
+            progress.step(counts[k])
+            yield paths[k]
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        Results.read(path)
+    except (OSError, EOFError, ValueError, TypeError, BadZipFile):
+        return False
+    return True
+
+
+def _run(model: str | Path | Model, tasks: dict[int, tuple[Chunk, Path]], workers: int) -> Iterator[int]:
+    """Predict chunks and say which is finished."""
+    if workers == 1 or len(tasks) < 2:
+        predictor = model if isinstance(model, Model) else load_model(model)
+        for k, (chunk, path) in tasks.items():
+            _predict_chunk(predictor, chunk).write(path)
+            yield k
+        return
+    # Children import the libraries anew and must not bring a thread per core each.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with ProcessPoolExecutor(
+        max_workers=min(workers, len(tasks)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(model,),
+    ) as pool:
+        pending = {pool.submit(_work, chunk, path): k for k, (chunk, path) in tasks.items()}
+        try:
+            for future in as_completed(pending):
+                future.result()
+                yield pending.pop(future)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+_predictor: Model
+
+
+def _start_worker(model: str | Path | Model) -> None:
+    global _predictor
+    torch.set_num_threads(1)
+    _predictor = model if isinstance(model, Model) else load_model(model)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot tell its workers, which would wait for more work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _work(chunk: Chunk, path: Path) -> None:
+    _predict_chunk(_predictor, chunk).write(path)
+
+
+def _predict_chunk(model: Model, chunk: Chunk) -> Results:
+    dataset, skipped = read_chunk(chunk)
+    # Graphs are as quickly built as read: a pool to screen is no data to train on again and again.
+    prediction = model.predict(dataset, build_graphs(dataset, model.cutoff))
+    return Results(
+        ids=dataset.ids,
+        values=prediction.values,
+        per_atom=prediction.per_atom,
+        formulas=dataset.formulas.astype(str),
+        unseen=np.asarray([" ".join(symbols) for symbols in prediction.unseen], dtype=str),
+        unreferenced=np.asarray([" ".join(symbols) for symbols in prediction.unreferenced], dtype=str),
+        skipped=np.asarray(skipped, dtype=str).reshape(-1, 3),
+    )
+
+
+def _require_sound(results: Results, known: set[str]) -> None:
+    """Raise an error for what could not be used, and for ids that are known already."""
+    if len(results.skipped):
+        *_, reason = results.skipped[0].tolist()
+        more = f" ({len(results.skipped) - 1} more of the kind follow.)" if len(results.skipped) > 1 else ""
+        raise InputError(f"{reason}{more} Or go on without what is bad: --skip-bad.")
+    repeated = []
+    for name in results.ids.tolist():
+        if name in known:
+            repeated.append(name)
+        known.add(name)
+    if repeated:
+        raise InputError(
+            f"ids used more than once: {list_ids(repeated)}. Rename or remove the repeated structures, or "
+            "keep the first of each: --skip-bad."
+        )
+
+
+def _warn_of_unseen(results: Results) -> None:
+    marked = np.flatnonzero(results.unseen != "")
+    if len(marked):
         log.warning(
             "%d of %d structures contain elements that the model never saw (%s), the first is %s: "
             "their values are guesses, marked in the column unseen_species",
             len(marked),
-            len(dataset),
-            ", ".join(sorted({symbol for _, elements in marked for symbol in elements})),
-            marked[0][0],
+            len(results.ids),
+            ", ".join(sorted(set(" ".join(np.unique(results.unseen)).split()))),
+            results.ids[marked[0]],
         )
-    if out is not None:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        write_csv(
-            Path(out),
-            ("id", "prediction", "unit", "formula", "per_atom", "unseen_species", "unreferenced_species"),
-            zip(
-                dataset.ids,
-                prediction.values.tolist(),
-                [model.label.unit] * len(dataset),
-                dataset.formulas,
-                prediction.per_atom.tolist(),
-                [" ".join(symbols) for symbols in prediction.unseen],
-                [" ".join(symbols) for symbols in prediction.unreferenced],
-                strict=True,
-            ),
-        )
-    return dataset, prediction
+
+
+def _write(out: Path, results: Results, unit: str, sort: str, descending: bool, top: int | None) -> None:
+    columns = {
+        "id": results.ids,
+        "prediction": results.values,
+        "unit": np.full(len(results.ids), unit),
+        "formula": results.formulas,
+        "per_atom": results.per_atom,
+        "unseen_species": results.unseen,
+        "unreferenced_species": results.unreferenced,
+    }
+    order = np.arange(len(results.ids))
+    if sort != "none":
+        key = -columns[sort] if descending else columns[sort]
+        order = np.lexsort((results.ids, key))
+        rank = np.empty_like(order)
+        rank[order] = np.arange(1, len(order) + 1)
+        columns = {"rank": rank, **columns}
+    write_csv(out, list(columns), ([column[i].item() for column in columns.values()] for i in order[:top]))
