@@ -11,19 +11,16 @@ from here. Both run in float32. Before the comparison::
 from __future__ import annotations
 
 import argparse
-import ast
 import json
 import platform
-import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 
 import ase
 import numpy as np
 import torch
 from ase import Atoms
+from peers import SEED, SchNetPack, seeded
 
 from matgraft.data import Dataset
 from matgraft.graphs import build_graphs
@@ -42,7 +39,6 @@ KERNELS = {
     "spacing 0.02, merged": (0.02, True),
 }
 TINY_CELLS = 5
-SEED = 0
 
 
 def skewed_tiny_cells(rng: np.random.Generator) -> list[Atoms]:
@@ -69,108 +65,6 @@ def crystals(count: int) -> list[Atoms]:
     return [*oxides[rows], *skewed_tiny_cells(np.random.default_rng(SEED))]
 
 
-class SchNetPack:
-    """SchNetPack's modules, one after the other, around a network from here."""
-
-    def __init__(self, checkout: Path):
-        source = checkout / "src" / "schnetpack"
-        # The packages' own __init__ pull in the training side (Lightning, Hydra), of which nothing is used.
-        for name in ("schnetpack", "schnetpack.transform", "schnetpack.data"):
-            package = ModuleType(name)
-            package.__path__ = [str(source.joinpath(*name.split(".")[1:]))]
-            sys.modules[name] = package
-        import schnetpack.nn as spk_nn
-        from schnetpack import properties
-        from schnetpack.atomistic.atomwise import Atomwise
-        from schnetpack.atomistic.distances import PairwiseDistances
-        from schnetpack.data.loader import _atoms_collate_fn
-        from schnetpack.representation.schnet import SchNet as Representation
-        from schnetpack.transform.casting import CastTo32, CastTo64
-        from schnetpack.transform.neighborlist import ASENeighborList
-
-        self.nn, self.properties, self.collate = spk_nn, properties, _atoms_collate_fn
-        self.Representation, self.Atomwise, self.PairwiseDistances = (
-            Representation,
-            Atomwise,
-            PairwiseDistances,
-        )
-        self.ASENeighborList = ASENeighborList
-        self.casts = {torch.float32: CastTo32(), torch.float64: CastTo64()}
-        tree = ast.parse((source / "__init__.py").read_text())
-        self.version = next(
-            ast.literal_eval(node.value)
-            for node in tree.body
-            if isinstance(node, ast.Assign) and node.targets[0].id == "__version__"
-        )
-        self.commit = subprocess.run(
-            ["git", "-C", str(checkout), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    def network(self, model: SchNet) -> torch.nn.Sequential:
-        """Distances, representation and output with the weights of ``model``."""
-        arch, basis = model.arch, model.interactions[0].filter.basis
-        radial = self.nn.GaussianRBF(n_rbf=len(basis), cutoff=float(basis.centres[-1]))
-        if arch.radial == "published":
-            radial.widths.fill_((2 * basis.gamma) ** -0.5)
-        representation = self.Representation(
-            n_atom_basis=arch.features,
-            n_interactions=arch.interactions,
-            radial_basis=radial,
-            cutoff_fn=self.nn.CosineCutoff(arch.cutoff),
-            n_filters=arch.filters,
-            activation=self.nn.shifted_softplus,
-            nuclear_embedding=torch.nn.Embedding(*model.embedding.weight.shape),
-        )
-        output = self.Atomwise(
-            n_in=arch.features,
-            activation=self.nn.shifted_softplus,
-            aggregation_mode="avg" if arch.pooling == "mean" else "sum",
-            output_key="energy",
-        )
-        names = {"embedding.weight": "embedding.weight"}
-        for t in range(arch.interactions):
-            here, there = f"interactions.{t}", f"interactions.{t}"
-            names[f"{there}.in2f.weight"] = f"{here}.atomwise_in.weight"
-            for layer, kind in ((0, "weight"), (0, "bias"), (1, "weight"), (1, "bias")):
-                names[f"{there}.filter_network.{layer}.{kind}"] = f"{here}.filter.dense.{2 * layer}.{kind}"
-                names[f"{there}.f2out.{layer}.{kind}"] = f"{here}.atomwise_out.{2 * layer}.{kind}"
-        weights = model.state_dict()
-        missing, unexpected = representation.load_state_dict(
-            {there: weights[here] for there, here in names.items()}, strict=False
-        )
-        parameters = {name for name, _ in representation.named_parameters()}
-        if unexpected or parameters & set(missing):
-            raise SystemExit("SchNetPack's parameters have other names than in the version compared so far.")
-        output.load_state_dict(
-            {
-                f"outnet.{layer}.{kind}": weights[f"output.{2 * layer}.{kind}"]
-                for layer in (0, 1)
-                for kind in ("weight", "bias")
-            }
-        )
-        return torch.nn.Sequential(self.PairwiseDistances(), representation, output)
-
-    def energies(self, model: SchNet, structures: list[Atoms], dtype: torch.dtype) -> np.ndarray:
-        p, find = self.properties, self.ASENeighborList(model.arch.cutoff)
-        inputs = []
-        for i, atoms in enumerate(structures):
-            item = {
-                p.idx: torch.tensor([i]),
-                p.n_atoms: torch.tensor([len(atoms)]),
-                p.Z: torch.from_numpy(atoms.numbers),
-                p.R: torch.from_numpy(atoms.positions),
-                p.cell: torch.from_numpy(atoms.cell.array)[None],
-                p.pbc: torch.from_numpy(atoms.pbc),
-            }
-            inputs.append(self.casts[dtype](find(item)))
-        network = self.network(model).to(dtype)
-        with torch.no_grad():
-            # One at a time: a large batch would hold the filters of all its pairs at once.
-            return np.concatenate(
-                [network(self.collate([item]))["energy"].double().numpy() for item in inputs]
-            )
-
-
 def energies(model: SchNet, structures: list[Atoms], spacing: float | None, merge: bool) -> np.ndarray:
     graphs = build_graphs(Dataset.from_atoms(structures), model.arch.cutoff, merge)
     model.spacing = spacing
@@ -181,16 +75,6 @@ def energies(model: SchNet, structures: list[Atoms], spacing: float | None, merg
                 for rows in graphs.batches(np.arange(len(structures)), batch_size=8, max_pairs=20_000)
             ]
         )
-
-
-def seeded(arch: Architecture) -> SchNet:
-    """A fresh network, but with biases other than zero: a mislaid one has to show."""
-    torch.manual_seed(SEED)
-    model = SchNet(arch)
-    for parameter in model.parameters():
-        if parameter.ndim == 1:
-            torch.nn.init.normal_(parameter, std=0.1)
-    return model
 
 
 def compared(values: np.ndarray, reference: np.ndarray) -> dict[str, float]:
@@ -209,7 +93,7 @@ def main() -> None:
 
     peer = SchNetPack(arguments.schnetpack)
     structures = crystals(arguments.structures)
-    results = {}
+    results: dict[str, dict] = {}
     for name, arch in NETWORKS.items():
         model = seeded(arch)
         reference = peer.energies(model, structures, torch.float32)

@@ -1,0 +1,1 @@
+"""One module per quantity: each has ``measure(setup)``, which returns comparisons."""

@@ -1,0 +1,39 @@
+"""Batched inference: collate and forward; neighbour lists are at hand."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import torch
+from peers import Side, seeded
+from timing import Comparison, Timed, agree, interleaved
+from workloads import Workload
+
+from matgraft.models.schnet import Architecture
+from quantities.setup import ENERGY_TOLERANCE, Setup, batches
+
+ROUNDS = 16
+
+
+def measure(setup: Setup) -> list[Comparison]:
+    return [_compare(setup, workload) for workload in (setup.crystals(), setup.prototypes())]
+
+
+def energies_of(side: Side, rows: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return side.energies(side.batch(rows)).numpy()
+
+
+def _compare(setup: Setup, workload: Workload) -> Comparison:
+    name, model = f"inference, {workload.name}", seeded(Architecture())
+    works = {
+        who: partial(energies_of, setup.side(who, model, workload, model.spacing))
+        for who in setup.contenders(workload)
+    }
+    rounds = batches(len(workload.dataset), setup.at_most(ROUNDS))
+    energies = {who: np.concatenate([work(rows) for rows in rounds]) for who, work in works.items()}
+    agreement = {"energy_eV_per_atom": agree(name, energies, setup.baseline, ENERGY_TOLERANCE)}
+    timers = {who: Timed(work) for who, work in works.items()}
+    seconds = interleaved(timers, rounds, [len(rows) for rows in rounds], name)
+    return Comparison(name, setup.baseline, seconds, workload.describe(), agreement)
