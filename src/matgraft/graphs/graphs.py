@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from matgraft.data import Dataset
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
-    """Graphs put side by side, as tensors.
+    """Graphs put side by side, as tensors, which must not be changed in place.
 
     Each undirected pair of nodes is kept once: the distance, and so the filter, is the same both ways.
 

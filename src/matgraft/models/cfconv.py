@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -13,7 +12,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from matgraft.graphs import Batch
-from matgraft.models.lanes import LANES, fma, load, product, splat, store, total
+from matgraft.models.lanes import CHANNELS, LANES, fma, load, product, splat, store, total
+from matgraft.models.table import Table
 
 
 def cfconv(features: torch.Tensor, graph: Batch, filters: torch.Tensor | Table) -> torch.Tensor:
@@ -51,108 +51,50 @@ def convolve(features: torch.Tensor, filters: torch.Tensor, graph: Batch) -> tor
     return out.index_add(0, graph.second, features[graph.first] * filters * graph.into_second[:, None])
 
 
-@dataclass(frozen=True)
-class Knots:
-    """Evenly spaced distances at which a filter is evaluated.
-
-    Attributes
-    ----------
-    start, step : float
-        Where the first cell begins, and the length of each, in Angstrom.
-    cells : int
-    """
-
-    start: float
-    step: float
-    cells: int
-
-    @classmethod
-    def between(cls, shortest: float, cutoff: float, spacing: float) -> Knots:
-        """A grid that holds all distances from the shortest to the cutoff, at most ``spacing`` apart."""
-        cells = math.ceil(cutoff / spacing)
-        step = cutoff / cells
-        skipped = min(max(math.floor(shortest / step), 0), cells - 1)
-        return cls(skipped * step, step, cells - skipped)
-
-    def distances(self, like: torch.Tensor) -> torch.Tensor:
-        """All knots, three before the first cell and three after the last; shape (cells + 7,)."""
-        return self.start + self.step * torch.arange(-3, self.cells + 4, device=like.device, dtype=like.dtype)
-
-
-@dataclass(frozen=True)
-class Table:
-    """A filter as a cubic B-spline: twice continuously differentiable, so that forces are smooth.
-
-    Attributes
-    ----------
-    coefficients : Tensor, shape (n_cells + 3, n_filters)
-        ``W(start + (g + t) step) = sum_s B_s(t) coefficients[g + s]``, ``s = 0 ... 3``, ``t`` in [0, 1].
-    start, step : float
-        Where the first cell begins, and the length of each, in Angstrom.
-    """
-
-    coefficients: torch.Tensor
-    start: float
-    step: float
-
-    @classmethod
-    def through(cls, values: torch.Tensor, knots: Knots) -> Table:
-        """The spline through the values of a filter at its knots, shape (n_knots, n_filters).
-
-        The coefficients are local sums of values (a quasi-interpolant that reproduces every cubic), not the
-        solution of a linear system: for Gaussians the error is an eighth of that of four-point Lagrange
-        interpolation on the same grid.
-        """
-        coefficients = (
-            values[:-4] + values[4:] - 10.0 * (values[1:-3] + values[3:-1]) + 54.0 * values[2:-2]
-        ) / 36.0
-        return cls(coefficients, knots.start, knots.step)
-
-    def __call__(self, distance: torch.Tensor) -> torch.Tensor:
-        """Distances, shape (n,), to filter values, shape (n, n_filters), in plain torch operations."""
-        scaled = (distance - self.start) / self.step
-        cell = scaled.detach().floor().clamp(0, len(self.coefficients) - 4)
-        t, row = (scaled - cell)[:, None], cell.long()
-        weights = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3)
-        return torch.stack([w / 6 * self.coefficients[row + s] for s, w in enumerate(weights)]).sum(0)
-
-
-def table_error(
-    filters_at: Callable[[torch.Tensor], list[torch.Tensor]], cutoff: float, spacing: float
-) -> float:
-    """Largest error of tabulated filters, as a share of the largest filter value.
-
-    Measured between the knots, where the error of a cubic spline is largest.
-
-    Parameters
-    ----------
-    filters_at : callable
-        Distances in Angstrom, shape (n,), to filters of shape (n, n_filters), one per layer.
-    cutoff, spacing : float
-        In Angstrom.
-    """
-    knots = Knots.between(0.0, cutoff, spacing)
-    grid = knots.distances(torch.zeros(1, dtype=torch.float64))
-    between = (grid[3:-4, None] + knots.step * torch.tensor([0.25, 0.5, 0.75])).flatten()
-    worst = 0.0
-    for values, exact in zip(filters_at(grid), filters_at(between), strict=True):
-        difference = (Table.through(values, knots)(between) - exact).abs().max()
-        worst = max(worst, float(difference / exact.abs().max().clamp_min(1e-30)))
-    return worst
-
-
 def _compiled(features: torch.Tensor, table: Table, graph: Batch) -> torch.Tensor:
     """The same in compiled loops over pairs, where nothing is kept per pair but its distance."""
     width, coefficients = features.shape[1], table.coefficients
-    missing = -width % LANES
+    missing = -width % CHANNELS
     if missing:
         features, coefficients = (functional.pad(part, (0, missing)) for part in (features, coefficients))
-    out = _TableConvolution.apply(features, coefficients, graph.distance, graph, table.start, table.step)
+    pairs = Pairs.of(graph, table)
+    out = _TableConvolution.apply(features, coefficients, graph.distance, pairs)
     return out[:, :width] if missing else out
 
 
-def _pairs_of(graph: Batch, n_nodes: int) -> tuple[np.ndarray, ...]:
-    """Pair arrays as the kernels take them; a wrong type or index would let them write anywhere."""
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of a batch as the compiled kernels take them.
+
+    Attributes
+    ----------
+    by_cell : tuple of ndarray
+        Result of :func:`sort_by_cell`.
+    given : tuple of ndarray
+        ``first``, ``second``, ``distance``, ``into_first``, ``into_second`` of the batch.
+    grid : tuple of float32
+        Start and inverse step of the table.
+    """
+
+    by_cell: tuple[np.ndarray, ...]
+    given: tuple[np.ndarray, ...]
+    grid: tuple[np.float32, np.float32]
+
+    @classmethod
+    def of(cls, graph: Batch, table: Table) -> Pairs:
+        """For a batch and a table; made once for all layers, whose tables have the same cells."""
+        return _pairs_of(graph, table.start, table.step, len(table.coefficients) - 3)
+
+
+@lru_cache(maxsize=1)
+def _pairs_of(graph: Batch, start: float, step: float, cells: int) -> Pairs:
+    given = _checked(graph)
+    grid = np.float32(start), np.float32(1.0 / step)
+    return Pairs(sort_by_cell(*given, *grid, cells), given, grid)
+
+
+def _checked(graph: Batch) -> tuple[np.ndarray, ...]:
+    """Arrays of a batch; a wrong type or index would let the kernels write anywhere."""
     kinds = {
         "first": torch.int64,
         "second": torch.int64,
@@ -160,7 +102,7 @@ def _pairs_of(graph: Batch, n_nodes: int) -> tuple[np.ndarray, ...]:
         "into_first": torch.float32,
         "into_second": torch.float32,
     }
-    n_pairs = len(graph.distance)
+    n_pairs, n_nodes = len(graph.distance), len(graph.species)
     arrays = []
     for name, kind in kinds.items():
         tensor = getattr(graph, name)
@@ -176,35 +118,27 @@ def _pairs_of(graph: Batch, n_nodes: int) -> tuple[np.ndarray, ...]:
 
 class _TableConvolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, features, coefficients, distance, graph, start, step):
+    def forward(ctx, features, coefficients, distance, pairs):
         features, coefficients = features.contiguous(), coefficients.contiguous()
-        ctx.pairs = _pairs_of(graph, len(features))
-        ctx.grid = np.float32(start), np.float32(1.0 / step)
+        ctx.pairs = pairs
         ctx.save_for_backward(features, coefficients)
         out = torch.zeros_like(features)
-        convolution(
-            features.detach().numpy(), coefficients.detach().numpy(), *ctx.pairs, *ctx.grid, out.numpy()
-        )
+        convolution(features.detach().numpy(), coefficients.detach().numpy(), pairs.by_cell, out.numpy())
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        features, coefficients = ctx.saved_tensors
-        arrays = (
-            grad.contiguous().numpy(),
-            features.detach().numpy(),
-            coefficients.detach().numpy(),
-            *ctx.pairs,
-            *ctx.grid,
-        )
+        features, coefficients = (tensor.detach() for tensor in ctx.saved_tensors)
+        pairs = ctx.pairs
+        arrays = grad.contiguous().numpy(), features.numpy(), coefficients.numpy()
         grad_features, grad_coefficients = torch.zeros_like(features), torch.zeros_like(coefficients)
-        _backward(*arrays, grad_features.numpy(), grad_coefficients.numpy())
+        convolution_backward(*arrays, pairs.by_cell, grad_features.numpy(), grad_coefficients.numpy())
         grad_distance = None
         if ctx.needs_input_grad[2]:
-            grad_distance = torch.empty(len(ctx.pairs[2]))
-            _backward_distance(*arrays, grad_distance.numpy())
-        return grad_features, grad_coefficients, grad_distance, None, None, None
+            grad_distance = torch.empty(len(pairs.given[0]))
+            distance_backward(*arrays, pairs.given, pairs.grid, grad_distance.numpy())
+        return grad_features, grad_coefficients, grad_distance, None
 
 
 @njit(cache=True, fastmath=True)
@@ -216,21 +150,43 @@ def _cell(distance, start, inverse_step, cells):
 
 
 @njit(cache=True, fastmath=True)
-def _weights(t):
-    """The four cubic B-splines that overlap a cell."""
+def sort_by_cell(first, second, distance, into_first, into_second, start, inverse_step, cells):
+    """Pairs sorted by the cell of a table that their distance falls in.
+
+    Returns
+    -------
+    offsets : ndarray of int64, shape (cells + 1,)
+        Cell ``g`` has pairs ``offsets[g]:offsets[g + 1]``.
+    nodes : ndarray of int64, shape (n_pairs, 2)
+    weights : ndarray of float32, shape (n_pairs, 6)
+        The four cubic B-splines that overlap the cell, at the distance; into_first; into_second.
+    """
     one, three, four, six = np.float32(1), np.float32(3), np.float32(4), np.float32(6)
-    u = one - t
-    return (
-        splat(u * u * u / six),
-        splat(((three * t - six) * t * t + four) / six),
-        splat(((three * u - six) * u * u + four) / six),
-        splat(t * t * t / six),
-    )
+    n_pairs = len(first)
+    offsets = np.zeros(cells + 1, dtype=np.int64)
+    for p in range(n_pairs):
+        offsets[_cell(distance[p], start, inverse_step, cells)[0] + 1] += 1
+    for g in range(cells):
+        offsets[g + 1] += offsets[g]
+    free = offsets.copy()
+    nodes = np.empty((n_pairs, 2), dtype=np.int64)
+    weights = np.empty((n_pairs, 6), dtype=np.float32)
+    for p in range(n_pairs):
+        g, t = _cell(distance[p], start, inverse_step, cells)
+        q, u = free[g], one - t
+        free[g] += 1
+        nodes[q, 0], nodes[q, 1] = first[p], second[p]
+        weights[q, 0] = u * u * u / six
+        weights[q, 1] = ((three * t - six) * t * t + four) / six
+        weights[q, 2] = ((three * u - six) * u * u + four) / six
+        weights[q, 3] = t * t * t / six
+        weights[q, 4], weights[q, 5] = into_first[p], into_second[p]
+    return offsets, nodes, weights
 
 
 @njit(cache=True, fastmath=True)
 def _slopes(t):
-    """Their derivatives with respect to ``t``."""
+    """Derivatives of the four B-splines that overlap a cell, with respect to the position in it."""
     one, three, four = np.float32(1), np.float32(3), np.float32(4)
     half, u = np.float32(0.5), one - t
     return (
@@ -242,96 +198,103 @@ def _slopes(t):
 
 
 @njit(cache=True, fastmath=True)
-def _spline(coefficients, row, width, c0, c1, c2, c3):
-    """Sixteen filters at once: four neighbouring rows of coefficients, weighted."""
-    return fma(
-        c3,
-        load(coefficients, row + 3 * width),
-        fma(
-            c2,
-            load(coefficients, row + 2 * width),
-            fma(c1, load(coefficients, row + width), product(c0, load(coefficients, row))),
-        ),
+def _rows(coefficients, at, width):
+    """Sixteen channels of the four rows of coefficients that a cell needs."""
+    return (
+        load(coefficients, at),
+        load(coefficients, at + width),
+        load(coefficients, at + 2 * width),
+        load(coefficients, at + 3 * width),
     )
 
 
 @njit(cache=True, fastmath=True)
-def convolution(
-    features, coefficients, first, second, distance, into_first, into_second, start, inverse_step, out
-):
-    """Add the convolution to ``out``; widths are multiples of :data:`LANES`, bounds are the caller's."""
-    cells, width = len(coefficients) - 3, features.shape[1]
-    for p in range(len(first)):
-        a, b = first[p] * width, second[p] * width
-        m, n = splat(into_first[p]), splat(into_second[p])
-        g, t = _cell(distance[p], start, inverse_step, cells)
-        c0, c1, c2, c3 = _weights(t)
-        for k in range(0, width, LANES):
-            w = _spline(coefficients, g * width + k, width, c0, c1, c2, c3)
-            store(out, a + k, fma(product(m, w), load(features, b + k), load(out, a + k)))
-            store(out, b + k, fma(product(n, w), load(features, a + k), load(out, b + k)))
+def _spline(c, t):
+    """Sixteen filters at once: four rows of coefficients, weighted."""
+    return fma(c[3], t[3], fma(c[2], t[2], fma(c[1], t[1], product(c[0], t[0]))))
 
 
 @njit(cache=True, fastmath=True)
-def _backward(
-    grad,
-    features,
-    coefficients,
-    first,
-    second,
-    distance,
-    into_first,
-    into_second,
-    start,
-    inverse_step,
-    grad_features,
-    grad_coefficients,
-):
-    cells, width = len(coefficients) - 3, features.shape[1]
-    for p in range(len(first)):
-        a, b = first[p] * width, second[p] * width
-        m, n = splat(into_first[p]), splat(into_second[p])
-        g, t = _cell(distance[p], start, inverse_step, cells)
-        c0, c1, c2, c3 = _weights(t)
-        for k in range(0, width, LANES):
-            row = g * width + k
-            w = _spline(coefficients, row, width, c0, c1, c2, c3)
-            grad_a, grad_b = product(m, load(grad, a + k)), product(n, load(grad, b + k))
-            q = fma(grad_a, load(features, b + k), product(grad_b, load(features, a + k)))
-            store(grad_features, b + k, fma(w, grad_a, load(grad_features, b + k)))
-            store(grad_features, a + k, fma(w, grad_b, load(grad_features, a + k)))
-            store(grad_coefficients, row, fma(c0, q, load(grad_coefficients, row)))
-            row += width
-            store(grad_coefficients, row, fma(c1, q, load(grad_coefficients, row)))
-            row += width
-            store(grad_coefficients, row, fma(c2, q, load(grad_coefficients, row)))
-            row += width
-            store(grad_coefficients, row, fma(c3, q, load(grad_coefficients, row)))
+def convolution(features, coefficients, by_cell, out):
+    """Add the convolution to ``out``; widths are multiples of :data:`CHANNELS`, bounds are the caller's."""
+    offsets, nodes, weights = by_cell
+    width = features.shape[1]
+    for k in range(0, width, CHANNELS):
+        for g in range(len(offsets) - 1):
+            if offsets[g] == offsets[g + 1]:
+                continue
+            t = _rows(coefficients, g * width + k, width)
+            u = _rows(coefficients, g * width + k + LANES, width)
+            for p in range(offsets[g], offsets[g + 1]):
+                c = splat(weights[p, 0]), splat(weights[p, 1]), splat(weights[p, 2]), splat(weights[p, 3])
+                m, n = splat(weights[p, 4]), splat(weights[p, 5])
+                a, b = nodes[p, 0] * width + k, nodes[p, 1] * width + k
+                w = _spline(c, t)
+                store(out, a, fma(product(m, w), load(features, b), load(out, a)))
+                store(out, b, fma(product(n, w), load(features, a), load(out, b)))
+                a, b = a + LANES, b + LANES
+                w = _spline(c, u)
+                store(out, a, fma(product(m, w), load(features, b), load(out, a)))
+                store(out, b, fma(product(n, w), load(features, a), load(out, b)))
 
 
 @njit(cache=True, fastmath=True)
-def _backward_distance(
-    grad,
-    features,
-    coefficients,
-    first,
-    second,
-    distance,
-    into_first,
-    into_second,
-    start,
-    inverse_step,
-    grad_distance,
-):
+def _pair_backward(grad, features, a, b, m, n, w, grad_features):
+    """Gradient of one pair's filters; that of its features is added."""
+    grad_a, grad_b = product(m, load(grad, a)), product(n, load(grad, b))
+    store(grad_features, b, fma(w, grad_a, load(grad_features, b)))
+    store(grad_features, a, fma(w, grad_b, load(grad_features, a)))
+    return fma(grad_a, load(features, b), product(grad_b, load(features, a)))
+
+
+@njit(cache=True, fastmath=True)
+def convolution_backward(grad, features, coefficients, by_cell, grad_features, grad_coefficients):
+    """Add the gradients of features and coefficients."""
+    offsets, nodes, weights = by_cell
+    width = features.shape[1]
+    for k in range(0, width, CHANNELS):
+        for g in range(len(offsets) - 1):
+            if offsets[g] == offsets[g + 1]:
+                continue
+            row, next_row = g * width + k, g * width + k + LANES
+            t, u = _rows(coefficients, row, width), _rows(coefficients, next_row, width)
+            s0, s1, s2, s3 = _rows(grad_coefficients, row, width)
+            r0, r1, r2, r3 = _rows(grad_coefficients, next_row, width)
+            for p in range(offsets[g], offsets[g + 1]):
+                c = splat(weights[p, 0]), splat(weights[p, 1]), splat(weights[p, 2]), splat(weights[p, 3])
+                m, n = splat(weights[p, 4]), splat(weights[p, 5])
+                a, b = nodes[p, 0] * width + k, nodes[p, 1] * width + k
+                q = _pair_backward(grad, features, a, b, m, n, _spline(c, t), grad_features)
+                s0, s1, s2, s3 = fma(c[0], q, s0), fma(c[1], q, s1), fma(c[2], q, s2), fma(c[3], q, s3)
+                a, b = a + LANES, b + LANES
+                q = _pair_backward(grad, features, a, b, m, n, _spline(c, u), grad_features)
+                r0, r1, r2, r3 = fma(c[0], q, r0), fma(c[1], q, r1), fma(c[2], q, r2), fma(c[3], q, r3)
+            _store_rows(grad_coefficients, row, width, s0, s1, s2, s3)
+            _store_rows(grad_coefficients, next_row, width, r0, r1, r2, r3)
+
+
+@njit(cache=True, fastmath=True)
+def _store_rows(coefficients, at, width, s0, s1, s2, s3):
+    store(coefficients, at, s0)
+    store(coefficients, at + width, s1)
+    store(coefficients, at + 2 * width, s2)
+    store(coefficients, at + 3 * width, s3)
+
+
+@njit(cache=True, fastmath=True)
+def distance_backward(grad, features, coefficients, given, grid, grad_distance):
+    """Gradient of each distance, in the order in which the pairs were given."""
+    first, second, distance, into_first, into_second = given
+    start, inverse_step = grid
     cells, width = len(coefficients) - 3, features.shape[1]
     for p in range(len(first)):
         a, b = first[p] * width, second[p] * width
         m, n = splat(into_first[p]), splat(into_second[p])
         g, t = _cell(distance[p], start, inverse_step, cells)
-        c0, c1, c2, c3 = _slopes(t)
+        c = _slopes(t)
         slope = splat(np.float32(0))
         for k in range(0, width, LANES):
             grad_a, grad_b = product(m, load(grad, a + k)), product(n, load(grad, b + k))
             q = fma(grad_a, load(features, b + k), product(grad_b, load(features, a + k)))
-            slope = fma(q, _spline(coefficients, g * width + k, width, c0, c1, c2, c3), slope)
+            slope = fma(q, _spline(c, _rows(coefficients, g * width + k, width)), slope)
         grad_distance[p] = total(slope) * inverse_step

@@ -12,18 +12,20 @@ import torch
 from numba import njit
 
 from matgraft.graphs import Graphs
-from matgraft.models.cfconv import Knots, convolution, table_error
-from matgraft.models.dense import ROWS, dense, filled
+from matgraft.models.cfconv import convolution, sort_by_cell
+from matgraft.models.dense import dense, filled
+from matgraft.models.lanes import CHANNELS
 from matgraft.models.schnet import SchNet
 from matgraft.models.softplus import ssp
+from matgraft.models.table import Knots, table_error
 
 log = logging.getLogger(__name__)
 
 TABLE_ERROR = 2e-6
 """Largest difference between a tabulated and an exact filter, as a share of the filter's largest value."""
 _FINEST = 0.0025
-_NODES_AT_ONCE = 252
-"""Features of so many nodes stay near the core, beside weights and tables; a multiple of :data:`ROWS`."""
+_NODES_AT_ONCE = 256
+"""Features of so many nodes stay near the core, beside weights and tables."""
 
 
 @dataclass(frozen=True)
@@ -68,15 +70,15 @@ class CompiledSchNet:
         tensors = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
 
         def matrix(name: str) -> np.ndarray:
-            return filled(tensors[f"{name}.weight"].T, (0, 1))
+            return filled(tensors[f"{name}.weight"].T, (0, 1), CHANNELS)
 
         def vector(name: str) -> np.ndarray:
-            return filled(tensors[f"{name}.bias"], (0,))
+            return filled(tensors[f"{name}.bias"], (0,), CHANNELS)
 
         def layers(part: Callable[[str], np.ndarray], name: str) -> np.ndarray:
             return np.stack([part(f"interactions.{t}.{name}") for t in range(arch.interactions)])
 
-        embedding = filled(tensors["embedding.weight"], (1,))
+        embedding = filled(tensors["embedding.weight"], (1,), CHANNELS)
         into = layers(matrix, "atomwise_in")
         coefficients = np.stack([table.coefficients.numpy() for table in tables]).astype(np.float32)
         weights = (
@@ -84,7 +86,7 @@ class CompiledSchNet:
             # The first atom-wise layer acts on species alone.
             embedding @ into[0],
             into,
-            filled(coefficients, (2,)),
+            filled(coefficients, (2,), CHANNELS),
             layers(matrix, "atomwise_out.0"),
             layers(vector, "atomwise_out.0"),
             layers(matrix, "atomwise_out.2"),
@@ -119,13 +121,16 @@ class CompiledSchNet:
 
 @njit(cache=True)
 def _per_node(species, first, second, distance, into_first, into_second, weights):
-    """The whole network but the sum over atoms; shape (n_nodes or more, n_outputs or more)."""
+    """The whole network but the sum over atoms; shape (n_nodes, n_outputs or more)."""
     embedding, entry, w_in, tables, w_1, b_1, w_2, b_2, w_hidden, b_hidden, w_last, b_last, inverse = weights
     width = w_in.shape[2]
-    n = (len(species) + ROWS - 1) // ROWS * ROWS
-    x = np.zeros((n, embedding.shape[1]), dtype=np.float32)
-    y = np.zeros((n, width), dtype=np.float32)
-    for i in range(len(species)):
+    n = len(species)
+    by_cell = sort_by_cell(
+        first, second, distance, into_first, into_second, np.float32(0), inverse, tables.shape[1] - 3
+    )
+    x = np.empty((n, embedding.shape[1]), dtype=np.float32)
+    y = np.empty((n, width), dtype=np.float32)
+    for i in range(n):
         x[i] = embedding[species[i]]
         y[i] = entry[species[i]]
     no_bias = np.zeros(width, dtype=np.float32)
@@ -136,9 +141,7 @@ def _per_node(species, first, second, distance, into_first, into_second, weights
         if layer > 0:
             dense(x, w_in[layer], no_bias, y)
         summed[:] = 0
-        convolution(
-            y, tables[layer], first, second, distance, into_first, into_second, np.float32(0), inverse, summed
-        )
+        convolution(y, tables[layer], by_cell, summed)
         dense(summed, w_1[layer], b_1[layer], inner)
         ssp(inner.reshape(-1), inner.reshape(-1))
         dense(inner, w_2[layer], b_2[layer], change)

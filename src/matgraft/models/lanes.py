@@ -13,6 +13,8 @@ from numba.core.errors import TypingError
 from numba.extending import intrinsic, models, register_model
 
 LANES = 16
+CHANNELS = 2 * LANES
+"""Filters that the convolution works on at a time: the registers hold so many's coefficients of one cell."""
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 
 

@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from matgraft.graphs import Batch
-from matgraft.models.cfconv import Knots, Table, cfconv
+from matgraft.models.cfconv import cfconv
+from matgraft.models.fused import fused_filter, fused_interaction, fusible
 from matgraft.models.radial import GaussianBasis, cosine_cutoff
 from matgraft.models.softplus import shifted_softplus
+from matgraft.models.table import Knots, Table
 
 MAX_ATOMIC_NUMBER = 118
 
@@ -70,6 +72,8 @@ class FilterNetwork(nn.Module):
         )
 
     def forward(self, radial: torch.Tensor, envelope: torch.Tensor) -> torch.Tensor:
+        if fusible(self.dense[0].bias) and not radial.requires_grad:
+            return fused_filter(radial, envelope, self.dense)
         return self.dense(radial) * envelope
 
 
@@ -84,8 +88,19 @@ class Interaction(nn.Module):
             nn.Linear(arch.filters, arch.features), ShiftedSoftplus(), nn.Linear(arch.features, arch.features)
         )
 
-    def forward(self, x: torch.Tensor, graph: Batch, filters: torch.Tensor | Table) -> torch.Tensor:
-        return self.atomwise_out(cfconv(self.atomwise_in(x), graph, filters))
+    def forward(
+        self,
+        x: torch.Tensor,
+        graph: Batch,
+        filters: torch.Tensor | Table,
+        rows: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """``v`` of each node; ``rows`` says which row of ``x`` each node has, if some have the same."""
+        if isinstance(filters, Table) and fusible(x, filters.coefficients):
+            return fused_interaction(x, rows, graph, filters, self.atomwise_in, self.atomwise_out)
+        y = self.atomwise_in(x)
+        y = y if rows is None else y[rows]
+        return self.atomwise_out(cfconv(y, graph, filters))
 
 
 class SchNet(nn.Module):
@@ -143,9 +158,13 @@ class SchNet(nn.Module):
 
     def representation(self, graph: Batch) -> torch.Tensor:
         """Features of each node after the last interaction, shape (n_nodes, features)."""
+        filters = self.filters(graph)
         x = self.embedding(graph.species)  # eq. (17)
-        for interaction, filters in zip(self.interactions, self.filters(graph), strict=True):
-            x = x + interaction(x, graph, filters)  # eq. (18)
+        for t, interaction in enumerate(self.interactions):  # eq. (18)
+            if t == 0:  # where nodes of the same species are still alike
+                x = x + interaction(self.embedding.weight, graph, filters[t], rows=graph.species)
+            else:
+                x = x + interaction(x, graph, filters[t])
         return x
 
     def pool(self, per_atom: torch.Tensor, graph: Batch) -> torch.Tensor:

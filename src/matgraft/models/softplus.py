@@ -113,6 +113,19 @@ def ssp(x, out):
 
 
 @njit(cache=True)
+def ssp_and_slope(x, out, slope):
+    """Shifted softplus of a flat float32 array, and its derivative; ``out`` may be ``x``."""
+    whole = len(x) - len(x) % LANES
+    for k in range(0, whole, LANES):
+        v = load(x, k)
+        store(out, k, _ssp(v))
+        store(slope, k, _logistic(v))
+    for k in range(whole, len(x)):
+        slope[k] = np.float32(1.0) / (np.float32(1.0) + np.exp(-x[k]))
+        out[k] = max(x[k], np.float32(0.0)) + np.log1p(np.exp(-abs(x[k]))) - _LN_2
+
+
+@njit(cache=True)
 def _backward(grad, x, out):
     whole = len(x) - len(x) % LANES
     for k in range(0, whole, LANES):
