@@ -21,7 +21,7 @@ from workloads import Workload
 
 from matgraft.data import Dataset
 from matgraft.models.schnet import Architecture
-from quantities.inference import energies_of
+from quantities.inference import energies_with
 from quantities.latency import about_twenty_atoms, contenders, one_by_one
 from quantities.setup import ENERGY_TOLERANCE, OURS, Setup, batches
 
@@ -101,7 +101,7 @@ def _latency(setup: Setup, python: Path) -> Comparison:
 def _inference(setup: Setup, python: Path) -> Comparison:
     workload, network = setup.crystals(STRUCTURES), seeded(Architecture())
     works = {
-        who: partial(energies_of, setup.side(who, network, workload, network.spacing))
+        who: energies_with(setup.side(who, network, workload, network.spacing))
         for who in (OURS, setup.baseline)
     }
     rounds = batches(len(workload.dataset), setup.at_most(ROUNDS))

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matgraft.graphs import Batch
-from matgraft.models.cfconv import Knots, Table, cfconv, convolve
+from matgraft.models.cfconv import cfconv, convolve
 from matgraft.models.radial import GaussianBasis, cosine_cutoff
 from matgraft.models.schnet import FilterNetwork
+from matgraft.models.table import Knots, Table
 
 CUTOFF = 5.0
 FLOATS = ("multiplicity", "natoms", "distance", "into_first", "into_second")
@@ -142,9 +143,9 @@ def test_spline_converges_with_the_fourth_power(radial):
     distance = torch.rand(500, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * CUTOFF
     errors = [
         (table_of(network, step, distance)(distance) - network(distance)).abs().max().item()
-        for step in (0.02, 0.01, 0.005)
+        for step in (0.01, 0.005, 0.0025)
     ]
-    assert 11 < errors[0] / errors[1] < 24
+    assert 11 < errors[0] / errors[1] < 30  # between the knots, the error falls faster still
     assert 11 < errors[1] / errors[2] < 24
 
 
@@ -152,11 +153,16 @@ def test_spline_converges_with_the_fourth_power(radial):
 def test_knots_reach_the_shortest_distance_and_the_cutoff(shortest):
     knots = Knots.between(shortest, CUTOFF, 0.03)
     assert knots.step <= 0.03
-    assert shortest - knots.step < knots.start <= shortest
+    assert shortest - 3 * knots.step < knots.start <= shortest
     assert knots.start + knots.cells * knots.step == pytest.approx(CUTOFF)
+    at = knots.distances(torch.zeros(1, dtype=torch.float64))
+    apart = 3 * knots.step  # three cells from one knot to the next
+    torch.testing.assert_close(at.diff(), torch.full_like(at[1:], apart))
+    assert at[0] < knots.start - 6 * apart
+    assert at[-1] > CUTOFF + 6 * apart
 
 
-@pytest.mark.parametrize(("spacing", "bound"), [(0.02, 1e-5), (0.01, 1e-6)])
+@pytest.mark.parametrize(("spacing", "bound"), [(0.0125, 3e-6), (0.01, 1e-6)])
 @pytest.mark.parametrize("radial", ["compact", "published"])
 @pytest.mark.parametrize("filters", [30, 128])
 def test_spaced_filters_are_close_to_exact_ones(spacing, bound, radial, filters):
@@ -269,7 +275,7 @@ def test_gradient_of_spaced_filters_is_close_to_the_exact_one(radial, filters):
     network = filter_network(radial, filters)
     seed = torch.randn(10, filters, generator=torch.Generator().manual_seed(8))
     gradients = []
-    for spacing in (None, 0.02):
+    for spacing in (None, 0.0125):
         x = features_of(graph, filters).requires_grad_()
         loss = (convolved(x, graph, network, spacing) * seed).sum()
         gradients.append(torch.autograd.grad(loss, [x, *network.parameters()]))

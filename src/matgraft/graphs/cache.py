@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_LAYOUT = 2
+_LAYOUT = 3
 _WORTH_KEEPING = 2000
 """Structures below which building is as fast as reading."""
 

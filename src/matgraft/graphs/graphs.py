@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numba import njit
 
-from matgraft.graphs.neighbours import completed_cells, half_edges
+from matgraft.graphs.neighbours import completed_cells, half_list
 from matgraft.graphs.quotient import TOLERANCE, pairs
 
 if TYPE_CHECKING:
@@ -77,8 +77,7 @@ class Graphs:
     species : ndarray of uint8, shape (n_nodes,)
     multiplicity : ndarray of float32, shape (n_nodes,)
     first, second : ndarray of int32, shape (n_pairs,)
-        Nodes of each pair, counted within their structure. Nearest pairs come first, so that those which
-        use the same rows of a filter table follow one another.
+        Nodes of each pair, counted within their structure.
     distance, into_first, into_second : ndarray of float32, shape (n_pairs,)
         As in :class:`Batch`.
     """
@@ -159,7 +158,6 @@ def build_graphs(dataset: Dataset, cutoff: float, merge_equivalent: bool = True)
         np.ascontiguousarray(dataset.numbers),
         np.ascontiguousarray(dataset.positions, dtype=float),
         cells,
-        np.linalg.inv(cells) if len(cells) else cells,
         np.ascontiguousarray(dataset.pbc),
         dataset.offsets,
         float(cutoff),
@@ -183,7 +181,7 @@ def _appended(array, size, values):
 
 
 @njit(cache=True)
-def _build(numbers, positions, cells, inverses, pbc, offsets, cutoff, tolerance, merge_equivalent):
+def _build(numbers, positions, cells, pbc, offsets, cutoff, tolerance, merge_equivalent):
     n = len(cells)
     node_offsets = np.zeros(n + 1, dtype=np.int64)
     pair_offsets = np.zeros(n + 1, dtype=np.int64)
@@ -197,7 +195,7 @@ def _build(numbers, positions, cells, inverses, pbc, offsets, cutoff, tolerance,
     n_nodes = n_pairs = 0
     for s in range(n):
         atoms = slice(offsets[s], offsets[s + 1])
-        i, j, _, d = half_edges(positions[atoms], cells[s], inverses[s], pbc[s], cutoff)
+        i, j, d, _, _, _ = half_list(positions[atoms], cells[s], pbc[s], cutoff)
         z, m, a, b, r, into_a, into_b = pairs(numbers[atoms], i, j, d, tolerance, merge_equivalent)
         species[n_nodes : n_nodes + len(z)] = z
         multiplicity[n_nodes : n_nodes + len(z)] = m

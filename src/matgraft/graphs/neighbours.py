@@ -18,85 +18,176 @@ def grown(array):
 
 
 @njit(cache=True)
-def half_edges(positions, cell, inverse, pbc, cutoff):
-    """Every pair of atoms closer than the cutoff once, with its periodic images.
+def _inverse(cell):
+    """Columns are the reciprocal vectors, without 2 pi."""
+    inverse = np.empty((3, 3))
+    for k in range(3):
+        a, b = cell[(k + 1) % 3], cell[(k + 2) % 3]
+        inverse[0, k] = a[1] * b[2] - a[2] * b[1]
+        inverse[1, k] = a[2] * b[0] - a[0] * b[2]
+        inverse[2, k] = a[0] * b[1] - a[1] * b[0]
+    volume = cell[0, 0] * inverse[0, 0] + cell[0, 1] * inverse[1, 0] + cell[0, 2] * inverse[2, 0]
+    return inverse / volume
 
-    Along reciprocal vector k, a pair at fractional separation f + S is at least |f + S| plane spacings
-    apart, which bounds S for each pair on its own and holds for any cell, however skewed. Along the third
-    vector the sphere itself gives the interval of S, so that hardly an image is tried in vain.
+
+@njit(cache=True)
+def _inside(positions, cell, inverse, pbc):
+    """Atoms moved into the cell, the shift (in lattice vectors) that takes each there, and their fractions."""
+    n = len(positions)
+    shift = np.zeros((n, 3), dtype=np.int64)
+    fractions, inside = np.empty((n, 3)), positions.copy()
+    for i in range(n):
+        for k in range(3):
+            f = 0.0
+            for x in range(3):
+                f += positions[i, x] * inverse[x, k]
+            if pbc[k]:
+                shift[i, k] = -np.int64(np.floor(f))
+                for x in range(3):
+                    inside[i, x] += shift[i, k] * cell[k, x]
+            fractions[i, k] = f + shift[i, k]
+    return inside, shift, fractions
+
+
+@njit(cache=True)
+def _translations(cell, most, longest):
+    """Lattice vectors of at most ``most[k]`` steps along each, not longer than ``longest``, as whole numbers.
+
+    The sphere cuts an interval out of the third, so that in a skewed cell hardly one is tried in vain.
+    """
+    x2, y2, z2 = cell[2, 0], cell[2, 1], cell[2, 2]
+    length2 = x2 * x2 + y2 * y2 + z2 * z2
+    steps = np.empty((64, 3), dtype=np.int64)
+    found = 0
+    for a in range(-most[0], most[0] + 1):
+        for b in range(-most[1], most[1] + 1):
+            x = a * cell[0, 0] + b * cell[1, 0]
+            y = a * cell[0, 1] + b * cell[1, 1]
+            z = a * cell[0, 2] + b * cell[1, 2]
+            along = x * x2 + y * y2 + z * z2
+            within = along * along - length2 * (x * x + y * y + z * z - longest * longest)
+            if within < 0:
+                continue
+            half, middle = np.sqrt(within) / length2, -along / length2
+            start = max(-most[2], np.int64(np.ceil(middle - half)))
+            stop = min(most[2], np.int64(np.floor(middle + half)))
+            for c in range(start, stop + 1):
+                if found == len(steps):
+                    steps = grown(steps)
+                steps[found, 0], steps[found, 1], steps[found, 2] = a, b, c
+                found += 1
+    return steps[:found]
+
+
+@njit(cache=True)
+def _images(inside, fractions, cell, inverse, pbc, cutoff):
+    """Periodic images of atoms that an atom of the cell may have within the cutoff.
+
+    An image is in the sphere around all atoms, grown by the cutoff; and along reciprocal vector ``k`` within
+    the slab that the atoms fill, grown by the cutoff.
+
+    Returns
+    -------
+    places : ndarray, shape (3, n_images)
+        Where they are.
+    owner, which : ndarray of int64, shape (n_images,)
+        The atom, and the row of ``steps`` that leads from it to the image.
+    starts : ndarray of int64, shape (n + 1,)
+        Atom ``j`` has images ``starts[j]:starts[j + 1]``.
+    steps : ndarray of int64, shape (n_steps, 3)
+        In lattice vectors.
+    """
+    n = len(inside)
+    centre, lowest, highest = np.zeros(3), np.zeros(3), np.zeros(3)
+    most = np.zeros(3, dtype=np.int64)
+    for k in range(3):
+        reach = cutoff * np.sqrt(inverse[0, k] ** 2 + inverse[1, k] ** 2 + inverse[2, k] ** 2) + 1e-9
+        lowest[k], highest[k] = fractions[:, k].min() - reach, fractions[:, k].max() + reach
+        centre[k] = inside[:, k].sum() / n
+        if pbc[k]:
+            most[k] = np.int64(highest[k] - lowest[k] - reach)
+    radius = 0.0
+    for i in range(n):
+        x, y, z = inside[i, 0] - centre[0], inside[i, 1] - centre[1], inside[i, 2] - centre[2]
+        radius = max(radius, x * x + y * y + z * z)
+    radius = np.sqrt(radius) * (1 + 1e-9) + 1e-9
+    steps = _translations(cell, most, 2 * radius + cutoff)
+    vectors = np.empty((len(steps), 3))
+    for t in range(len(steps)):
+        for x in range(3):
+            vectors[t, x] = steps[t, 0] * cell[0, x] + steps[t, 1] * cell[1, x] + steps[t, 2] * cell[2, x]
+    squared = (radius + cutoff) ** 2
+    most_images = n * len(steps) + 1
+    places = np.empty((3, most_images))
+    owner, which = np.empty(most_images, dtype=np.int64), np.empty(most_images, dtype=np.int64)
+    starts = np.zeros(n + 1, dtype=np.int64)
+    found = 0
+    for j in range(n):
+        for t in range(len(steps)):
+            x, y, z = inside[j, 0] + vectors[t, 0], inside[j, 1] + vectors[t, 1], inside[j, 2] + vectors[t, 2]
+            a, b, c = fractions[j, 0] + steps[t, 0], fractions[j, 1] + steps[t, 1], fractions[j, 2] + steps[t, 2]
+            places[0, found], places[1, found], places[2, found] = x, y, z
+            owner[found], which[found] = j, t
+            x, y, z = x - centre[0], y - centre[1], z - centre[2]
+            found += (
+                (x * x + y * y + z * z <= squared)
+                & (lowest[0] <= a) & (a <= highest[0])
+                & (lowest[1] <= b) & (b <= highest[1])
+                & (lowest[2] <= c) & (c <= highest[2])
+            )  # fmt: skip
+        starts[j + 1] = found
+    return places[:, :found], owner[:found], which[:found], starts, steps
+
+
+@njit(cache=True)
+def half_list(positions, cell, pbc, cutoff):
+    """Every pair of atoms closer than the cutoff once, with its periodic images.
 
     Returns
     -------
     first, second : ndarray of int64, shape (n_pairs,)
         ``first <= second``; of an atom's own images, only one of each opposite two.
-    shift : ndarray of int64, shape (n_pairs, 3)
-        ``second`` sits at ``positions[second] + shift @ cell``.
     distance : ndarray of float64, shape (n_pairs,)
+    step : ndarray of int64, shape (n_pairs,)
+    steps, home : ndarray of int64, shape (n_steps, 3), (n, 3)
+        ``second`` sits at ``positions[second] + (steps[step] + home[second] - home[first]) @ cell``.
     """
     n = len(positions)
-    fractional = np.empty((n, 3))
-    for i in range(n):
-        for k in range(3):
-            fractional[i, k] = (
-                positions[i, 0] * inverse[0, k]
-                + positions[i, 1] * inverse[1, k]
-                + positions[i, 2] * inverse[2, k]
-            )
-    reach = np.empty(3)
-    for k in range(3):
-        reach[k] = cutoff * np.sqrt(inverse[0, k] ** 2 + inverse[1, k] ** 2 + inverse[2, k] ** 2)
-    low = np.zeros(3, dtype=np.int64)
-    high = np.zeros(3, dtype=np.int64)
-    x2, y2, z2 = cell[2, 0], cell[2, 1], cell[2, 2]
-    length2 = x2 * x2 + y2 * y2 + z2 * z2
+    inverse = _inverse(cell)
+    inside, home, fractions = _inside(positions, cell, inverse, pbc)
+    places, owner, which, starts, steps = _images(inside, fractions, cell, inverse, pbc, cutoff)
+    forward = np.empty(len(steps), dtype=np.bool_)
+    for t in range(len(steps)):
+        a, b, c = steps[t]
+        forward[t] = a > 0 or (a == 0 and (b > 0 or (b == 0 and c > 0)))
     squared = cutoff * cutoff
     capacity = 64 + 32 * n
     first = np.empty(capacity, dtype=np.int64)
     second = np.empty(capacity, dtype=np.int64)
-    shift = np.empty((capacity, 3), dtype=np.int64)
     distance = np.empty(capacity)
+    step = np.empty(capacity, dtype=np.int64)
+    apart = np.empty(places.shape[1])
+    near = np.empty(places.shape[1] + 1, dtype=np.int64)
     found = 0
     for i in range(n):
-        for j in range(i, n):
-            for k in range(3):
-                if pbc[k]:
-                    f = fractional[j, k] - fractional[i, k]
-                    low[k] = np.int64(np.ceil(-reach[k] - f - 1e-9))
-                    high[k] = np.int64(np.floor(reach[k] - f + 1e-9))
-            dx = positions[j, 0] - positions[i, 0]
-            dy = positions[j, 1] - positions[i, 1]
-            dz = positions[j, 2] - positions[i, 2]
-            for a in range(0 if i == j else low[0], high[0] + 1):
-                for b in range(0 if i == j and a == 0 else low[1], high[1] + 1):
-                    x = dx + a * cell[0, 0] + b * cell[1, 0]
-                    y = dy + a * cell[0, 1] + b * cell[1, 1]
-                    z = dz + a * cell[0, 2] + b * cell[1, 2]
-                    start, stop = low[2], high[2]
-                    if pbc[2]:
-                        along = x * x2 + y * y2 + z * z2
-                        inside = along * along - length2 * (x * x + y * y + z * z - squared)
-                        if inside < -1e-9 * length2 * squared:
-                            continue
-                        half = np.sqrt(max(inside, 0.0)) / length2
-                        middle = -along / length2
-                        start = max(start, np.int64(np.ceil(middle - half - 1e-6)))
-                        stop = min(stop, np.int64(np.floor(middle + half + 1e-6)))
-                    if i == j and a == 0 and b == 0:
-                        start = 1
-                    for c in range(start, stop + 1):
-                        d2 = (x + c * x2) ** 2 + (y + c * y2) ** 2 + (z + c * z2) ** 2
-                        if d2 < squared:
-                            if found == len(first):
-                                first, second = grown(first), grown(second)
-                                shift, distance = grown(shift), grown(distance)
-                            first[found] = i
-                            second[found] = j
-                            shift[found, 0] = a
-                            shift[found, 1] = b
-                            shift[found, 2] = c
-                            distance[found] = np.sqrt(d2)
-                            found += 1
-    return first[:found], second[:found], shift[:found], distance[:found]
+        # Images of this atom and of later ones; as slices, because loops over these become vector code.
+        xs, ys, zs = places[0, starts[i] :], places[1, starts[i] :], places[2, starts[i] :]
+        x, y, z = inside[i, 0], inside[i, 1], inside[i, 2]
+        for g in range(len(xs)):
+            apart[g] = (xs[g] - x) ** 2 + (ys[g] - y) ** 2 + (zs[g] - z) ** 2
+        count = 0
+        for g in range(len(xs)):
+            near[count] = g
+            count += apart[g] < squared
+        while found + count > len(first):
+            first, second, distance, step = grown(first), grown(second), grown(distance), grown(step)
+        for k in range(count):
+            g = near[k] + starts[i]
+            first[found], second[found] = i, owner[g]
+            distance[found] = np.sqrt(apart[near[k]])
+            step[found] = which[g]
+            found += (owner[g] != i) | forward[which[g]]
+    return first[:found], second[:found], distance[:found], step[:found], steps, home
 
 
 @njit(cache=True)
@@ -169,9 +260,10 @@ def neighbour_list(
     """
     pbc = np.asarray(pbc, dtype=bool)
     full = completed_cells(np.asarray(cell, dtype=float)[None], pbc[None])[0]
-    first, second, shift, distance = half_edges(
-        np.ascontiguousarray(positions, dtype=float), full, np.linalg.inv(full), pbc, float(cutoff)
+    first, second, distance, step, steps, home = half_list(
+        np.ascontiguousarray(positions, dtype=float), full, pbc, float(cutoff)
     )
+    shift = steps[step] + home[second] - home[first]
     centre = np.concatenate([first, second])
     order = np.argsort(centre, kind="stable")
     return (

@@ -28,6 +28,35 @@ def _mix(x):
 
 
 @njit(cache=True)
+def _ascending(distance):
+    """Order that sorts distances: into as many buckets as there are distances, then by insertion.
+
+    Neighbours fill a sphere evenly, so cubes of their distances are spread evenly.
+    """
+    n = len(distance)
+    largest = distance.max() if n else 0.0
+    bucket = np.empty(n, dtype=np.int64)
+    ends = np.zeros(n + 1, dtype=np.int64)
+    for e in range(n):
+        share = distance[e] / max(largest, 1e-30)
+        bucket[e] = min(np.int64(n * share * share * share), n - 1)
+        ends[bucket[e] + 1] += 1
+    for b in range(n):
+        ends[b + 1] += ends[b]
+    order = np.empty(n, dtype=np.int64)
+    for e in range(n):
+        order[ends[bucket[e]]] = e
+        ends[bucket[e]] += 1
+    for k in range(1, n):
+        e, at = order[k], k
+        while at > 0 and distance[order[at - 1]] > distance[e]:
+            order[at] = order[at - 1]
+            at -= 1
+        order[at] = e
+    return order
+
+
+@njit(cache=True)
 def _distance_classes(distance, order, tolerance):
     """Number the groups of (almost) equal distances, nearest first; ``order`` sorts them."""
     group = np.empty(len(distance), dtype=np.int64)
@@ -93,21 +122,22 @@ def pairs(numbers, first, second, distance, tolerance, merge_equivalent):
     multiplicity : ndarray of int64, shape (n_nodes,)
         Atoms that each node stands for.
     node_first, node_second : ndarray of int64, shape (n_node_pairs,)
-        Nodes of each pair, ``node_first <= node_second``; nearest pairs first.
+        Nodes of each pair, ``node_first <= node_second``.
     pair_distance : ndarray of float64, shape (n_node_pairs,)
     into_first, into_second : ndarray of float64, shape (n_node_pairs,)
         How many such neighbours an atom of the first node has in the second, and the reverse. A pair of a
         node with itself is counted in ``into_first`` alone.
     """
     n = len(numbers)
-    order = np.argsort(distance)
-    if merge_equivalent:
-        group = _distance_classes(distance, order, tolerance)
-        colour = colours(numbers, first, second, group)
-    else:
-        group = np.arange(len(distance))
-        group[order] = np.arange(len(distance))
-        colour = np.arange(n)
+    if not merge_equivalent:
+        into_first, into_second = np.ones(len(first)), np.ones(len(first))
+        for e in range(len(first)):
+            if first[e] == second[e]:
+                into_first[e], into_second[e] = 2, 0
+        return numbers, np.ones(n, dtype=np.int64), first, second, distance, into_first, into_second
+    order = _ascending(distance)
+    group = _distance_classes(distance, order, tolerance)
+    colour = colours(numbers, first, second, group)
     nodes = 0
     for i in range(n):
         nodes = max(nodes, colour[i] + 1)
@@ -133,10 +163,8 @@ def pairs(numbers, first, second, distance, tolerance, merge_equivalent):
                 lengths[seen] = distance[e]
                 seen += 1
             i, j = j, i
-    keys, lengths = keys[:seen], lengths[:seen]
-    if merge_equivalent:
-        by_key = np.argsort(keys, kind="mergesort")
-        keys, lengths = keys[by_key], lengths[by_key]
+    by_key = np.argsort(keys[:seen], kind="mergesort")
+    keys, lengths = keys[by_key], lengths[by_key]
     node_first = np.empty(seen, dtype=np.int64)
     node_second = np.empty(seen, dtype=np.int64)
     pair_distance = np.empty(seen)

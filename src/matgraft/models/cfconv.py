@@ -155,20 +155,25 @@ def sort_by_cell(first, second, distance, into_first, into_second, start, invers
 
     Returns
     -------
-    offsets : ndarray of int64, shape (cells + 1,)
-        Cell ``g`` has pairs ``offsets[g]:offsets[g + 1]``.
+    occupied : ndarray of int64, shape (n_occupied,)
+        Cells that have pairs.
+    offsets : ndarray of int64, shape (n_occupied + 1,)
+        Cell ``occupied[k]`` has pairs ``offsets[k]:offsets[k + 1]``.
     nodes : ndarray of int64, shape (n_pairs, 2)
     weights : ndarray of float32, shape (n_pairs, 6)
         The four cubic B-splines that overlap the cell, at the distance; into_first; into_second.
     """
     one, three, four, six = np.float32(1), np.float32(3), np.float32(4), np.float32(6)
     n_pairs = len(first)
-    offsets = np.zeros(cells + 1, dtype=np.int64)
+    counts = np.zeros(cells, dtype=np.int64)
     for p in range(n_pairs):
-        offsets[_cell(distance[p], start, inverse_step, cells)[0] + 1] += 1
-    for g in range(cells):
-        offsets[g + 1] += offsets[g]
-    free = offsets.copy()
+        counts[_cell(distance[p], start, inverse_step, cells)[0]] += 1
+    occupied = np.flatnonzero(counts)
+    offsets = np.zeros(len(occupied) + 1, dtype=np.int64)
+    free = counts
+    for k in range(len(occupied)):
+        offsets[k + 1] = offsets[k] + counts[occupied[k]]
+        free[occupied[k]] = offsets[k]
     nodes = np.empty((n_pairs, 2), dtype=np.int64)
     weights = np.empty((n_pairs, 6), dtype=np.float32)
     for p in range(n_pairs):
@@ -181,7 +186,7 @@ def sort_by_cell(first, second, distance, into_first, into_second, start, invers
         weights[q, 2] = ((three * u - six) * u * u + four) / six
         weights[q, 3] = t * t * t / six
         weights[q, 4], weights[q, 5] = into_first[p], into_second[p]
-    return offsets, nodes, weights
+    return occupied, offsets, nodes, weights
 
 
 @njit(cache=True, fastmath=True)
@@ -217,14 +222,12 @@ def _spline(c, t):
 @njit(cache=True, fastmath=True)
 def convolution(features, coefficients, by_cell, out):
     """Add the convolution to ``out``; widths are multiples of :data:`CHANNELS`, bounds are the caller's."""
-    offsets, nodes, weights = by_cell
+    occupied, offsets, nodes, weights = by_cell
     width = features.shape[1]
     for k in range(0, width, CHANNELS):
-        for g in range(len(offsets) - 1):
-            if offsets[g] == offsets[g + 1]:
-                continue
-            t = _rows(coefficients, g * width + k, width)
-            u = _rows(coefficients, g * width + k + LANES, width)
+        for g in range(len(occupied)):
+            row = occupied[g] * width + k
+            t, u = _rows(coefficients, row, width), _rows(coefficients, row + LANES, width)
             for p in range(offsets[g], offsets[g + 1]):
                 c = splat(weights[p, 0]), splat(weights[p, 1]), splat(weights[p, 2]), splat(weights[p, 3])
                 m, n = splat(weights[p, 4]), splat(weights[p, 5])
@@ -250,13 +253,12 @@ def _pair_backward(grad, features, a, b, m, n, w, grad_features):
 @njit(cache=True, fastmath=True)
 def convolution_backward(grad, features, coefficients, by_cell, grad_features, grad_coefficients):
     """Add the gradients of features and coefficients."""
-    offsets, nodes, weights = by_cell
+    occupied, offsets, nodes, weights = by_cell
     width = features.shape[1]
     for k in range(0, width, CHANNELS):
-        for g in range(len(offsets) - 1):
-            if offsets[g] == offsets[g + 1]:
-                continue
-            row, next_row = g * width + k, g * width + k + LANES
+        for g in range(len(occupied)):
+            row = occupied[g] * width + k
+            next_row = row + LANES
             t, u = _rows(coefficients, row, width), _rows(coefficients, next_row, width)
             s0, s1, s2, s3 = _rows(grad_coefficients, row, width)
             r0, r1, r2, r3 = _rows(grad_coefficients, next_row, width)

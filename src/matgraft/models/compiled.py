@@ -24,8 +24,11 @@ log = logging.getLogger(__name__)
 TABLE_ERROR = 2e-6
 """Largest difference between a tabulated and an exact filter, as a share of the filter's largest value."""
 _FINEST = 0.0025
-_NODES_AT_ONCE = 256
-"""Features of so many nodes stay near the core, beside weights and tables."""
+_NODES = 256
+"""Structures go through the network together up to so many nodes: more share each row of a table, fewer keep
+their features near the core."""
+_NODES_AT_ONCE = 48
+"""Nodes that go through dense layers together."""
 
 
 @dataclass(frozen=True)
@@ -135,22 +138,26 @@ def _per_node(species, first, second, distance, into_first, into_second, weights
         y[i] = entry[species[i]]
     no_bias = np.zeros(width, dtype=np.float32)
     summed = np.empty((n, width), dtype=np.float32)
-    inner = np.empty((n, w_1.shape[2]), dtype=np.float32)
-    change = np.empty_like(x)
+    inner = np.empty((_NODES_AT_ONCE, w_1.shape[2]), dtype=np.float32)
+    change = np.empty((_NODES_AT_ONCE, x.shape[1]), dtype=np.float32)
     for layer in range(len(w_in)):
-        if layer > 0:
-            dense(x, w_in[layer], no_bias, y)
         summed[:] = 0
         convolution(y, tables[layer], by_cell, summed)
-        dense(summed, w_1[layer], b_1[layer], inner)
-        ssp(inner.reshape(-1), inner.reshape(-1))
-        dense(inner, w_2[layer], b_2[layer], change)
-        x += change
-    hidden = np.empty((n, w_hidden.shape[1]), dtype=np.float32)
-    dense(x, w_hidden, b_hidden, hidden)
-    ssp(hidden.reshape(-1), hidden.reshape(-1))
+        for a in range(0, n, _NODES_AT_ONCE):
+            b = min(a + _NODES_AT_ONCE, n)
+            dense(summed[a:b], w_1[layer], b_1[layer], inner[: b - a])
+            ssp(inner[: b - a].reshape(-1), inner[: b - a].reshape(-1))
+            dense(inner[: b - a], w_2[layer], b_2[layer], change[: b - a])
+            x[a:b] += change[: b - a]
+            if layer + 1 < len(w_in):
+                dense(x[a:b], w_in[layer + 1], no_bias, y[a:b])
     out = np.empty((n, w_last.shape[1]), dtype=np.float32)
-    dense(hidden, w_last, b_last, out)
+    hidden = np.empty((_NODES_AT_ONCE, w_hidden.shape[1]), dtype=np.float32)
+    for a in range(0, n, _NODES_AT_ONCE):
+        b = min(a + _NODES_AT_ONCE, n)
+        dense(x[a:b], w_hidden, b_hidden, hidden[: b - a])
+        ssp(hidden[: b - a].reshape(-1), hidden[: b - a].reshape(-1))
+        dense(hidden[: b - a], w_last, b_last, out[a:b])
     return out
 
 
@@ -178,7 +185,7 @@ def _energies(
         while stop < len(rows):
             row = rows[stop]
             more = node_offsets[row + 1] - node_offsets[row]
-            if stop > start and n_nodes + more > _NODES_AT_ONCE:
+            if stop > start and n_nodes + more > _NODES:
                 break
             n_nodes += more
             n_pairs += pair_offsets[row + 1] - pair_offsets[row]

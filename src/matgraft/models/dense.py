@@ -36,9 +36,12 @@ def dense(x, weight, bias, out):
     """
     n_in, n_out = weight.shape
     n = len(x)
+    left = n % _ROWS
+    # Many rows that are left over go with some that are done already, a few alone: whichever is less work.
+    alone = left if n < _ROWS or left < 3 else 0
     for c in range(0, n_out, LANES):
         start = load(bias, c)
-        for block in range(0, n if n >= _ROWS else 0, _ROWS):
+        for block in range(0, n - alone, _ROWS):
             r = min(block, n - _ROWS)
             s0 = s1 = s2 = s3 = s4 = s5 = start
             for k in range(n_in):
@@ -56,11 +59,16 @@ def dense(x, weight, bias, out):
             store(out, at + 3 * n_out, s3)
             store(out, at + 4 * n_out, s4)
             store(out, at + 5 * n_out, s5)
-        for r in range(n if n < _ROWS else 0):
-            s0 = start
+    for r in range(n - alone, n):
+        for c in range(0, n_out, 2 * LANES):
+            d = min(c + LANES, n_out - LANES)
+            s0, s1 = load(bias, c), load(bias, d)
             for k in range(n_in):
-                s0 = fma(splat(x[r, k]), load(weight, k * n_out + c), s0)
+                v = splat(x[r, k])
+                s0 = fma(v, load(weight, k * n_out + c), s0)
+                s1 = fma(v, load(weight, k * n_out + d), s1)
             store(out, r * n_out + c, s0)
+            store(out, r * n_out + d, s1)
 
 
 @njit(cache=True)

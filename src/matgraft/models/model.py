@@ -109,7 +109,7 @@ class Model:
             values=self.label.from_per_atom(per_atom, dataset.natoms),
             per_atom=per_atom,
             unseen=self._unseen(composition),
-            unreferenced=_elements(composition, np.flatnonzero(np.isnan(self.references.energies))),
+            unreferenced=_elements(composition, self.references.missing),
         )
 
     def per_atom(self, composition: np.ndarray, graphs: Graphs) -> np.ndarray:
@@ -252,6 +252,8 @@ def _dataset(structures: Dataset | Atoms | Iterable[Atoms]) -> Dataset:
 def _elements(composition: np.ndarray, numbers: np.ndarray) -> list[tuple[str, ...]]:
     """Which of some elements each structure contains."""
     found: list[tuple[str, ...]] = [()] * len(composition)
+    if not len(numbers):
+        return found
     present = composition[:, numbers] > 0
     for i in np.flatnonzero(present.any(axis=1)):
         found[i] = tuple(chemical_symbols[z] for z in numbers[present[i]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -94,19 +95,27 @@ class References:
 
     def per_atom(self, composition: np.ndarray) -> np.ndarray:
         """Reference part of each structure, per atom, shape (n,)."""
-        energies = np.where(np.isnan(self.energies), self.fallback, self.energies)
+        energies = self._with_fallback
         # A matrix product would round by the number of structures that are asked about together.
         return (composition * energies).sum(axis=1) / composition.sum(axis=1)
 
     def __add__(self, other: References) -> References:
         """Sum of two; an element is fitted if ``other`` fitted it (the later fit decides what is known)."""
-        mine = np.where(np.isnan(self.energies), self.fallback, self.energies)
-        return References(mine + other.energies, self.fallback + other.fallback)
+        return References(self._with_fallback + other.energies, self.fallback + other.fallback)
 
-    @property
+    @cached_property
+    def _with_fallback(self) -> np.ndarray:
+        return np.where(np.isnan(self.energies), self.fallback, self.energies)
+
+    @cached_property
     def fitted(self) -> np.ndarray:
         """Atomic numbers with an energy of their own."""
         return np.flatnonzero(~np.isnan(self.energies))
+
+    @cached_property
+    def missing(self) -> np.ndarray:
+        """Atomic numbers without one."""
+        return np.flatnonzero(np.isnan(self.energies))
 
     def as_dict(self) -> dict[str, float]:
         """Energies by element symbol, elements that were fitted only."""

@@ -24,7 +24,7 @@ from matgraft.models.model import run_network
 from matgraft.models.schnet import SchNet
 from matgraft.training.distributed import ALONE, Workers
 from matgraft.training.recipe import Recipe
-from matgraft.training.schemes import Scheme
+from matgraft.training.schemes import Rate, Scheme
 
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_SECONDS = 5.0
@@ -155,8 +155,11 @@ class _Run:
         for name, parameter in self.parameters.items():
             parameter.requires_grad_(name in self.moving)
         kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
+        self.groups: dict[Rate, list[str]] = {}
+        for name in self.moving:
+            self.groups.setdefault(self.rates[name], []).append(name)
         self.optimizer = kind(
-            [{"params": [self.parameters[name]]} for name in self.moving],
+            [{"params": [self.parameters[name] for name in group]} for group in self.groups.values()],
             lr=recipe.rate,
             weight_decay=recipe.l2,
             fused=True,
@@ -176,6 +179,7 @@ class _Run:
         order = np.random.default_rng([self.seed, state.epoch]).permutation(self.train.rows)
         batches = list(self.train.graphs.batches(order, recipe.batch_size, recipe.max_pairs))
         frozen = {name for name in self.moving if state.epoch < self.rates[name].from_epoch}
+        moving = [self.parameters[name] for name in self.moving]
         total = 0.0
         swa_from = recipe.epochs - recipe.swa_epochs
         for k, rows in enumerate(batches):
@@ -189,17 +193,18 @@ class _Run:
                 # The average forgets the start faster while it is young.
                 step = state.epoch * len(batches) + k + 1
                 keep = min(recipe.average, step / (step + 10.0))
-            for group, name in zip(self.optimizer.param_groups, self.moving, strict=True):
-                group["lr"] = 0.0 if name in frozen else state.rate * self.rates[name].factor
+            for group, rate in zip(self.optimizer.param_groups, self.groups, strict=True):
+                group["lr"] = 0.0 if state.epoch < rate.from_epoch else state.rate * rate.factor
             self.optimizer.zero_grad()
             share = self.workers.share(self.pairs[rows])
             part = self._backward(rows, share, state.epoch, k)
-            loss = self.workers.sum_gradients([self.parameters[name] for name in self.moving], part)
+            loss = self.workers.sum_gradients(moving, part)
             for name in frozen:
                 self.parameters[name].grad = None
             self.optimizer.step()
-            for name, mean in self.average.items():
-                mean.lerp_(self.parameters[name].detach(), 1.0 - keep)
+            if self.average:
+                with torch.no_grad():
+                    torch._foreach_lerp_(list(self.average.values()), moving, 1.0 - keep)
             total += loss * len(rows)
         return total / len(order)
 

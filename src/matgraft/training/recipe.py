@@ -66,7 +66,7 @@ class Recipe(BaseModel):
     average: float = Field(default=0.0, ge=0, lt=1)
     swa_epochs: int = Field(default=0, ge=0)
     swa_rate: float = Field(default=2e-4, gt=0)
-    spacing: float = Field(default=0.0125, gt=0)
+    spacing: float = Field(default=0.011, gt=0)
     jitter: float = Field(default=0.0, ge=0)
     further_weight: float = Field(default=0.3, ge=0)
     validation: float = Field(default=0.0, ge=0, lt=1)
