@@ -5,9 +5,9 @@
     OMP_NUM_THREADS=1 python benchmarks/epoch.py
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 benchmarks/epoch.py
 
-The recipe is that of ``matgraft pretrain``: batches of 64, noise on distances, AdamW, averaged weights. Graphs
-are built before, and nothing is validated. Wall seconds and CPU seconds of the first process are given for
-every epoch: on a busy machine the wall clock counts what others do, the CPU clock does not.
+The recipe is that of ``matgraft pretrain``: batches of 64, noise on distances, AdamW, averaged weights.
+Graphs are built before, and nothing is validated. Wall seconds and CPU seconds of the first process are
+given for every epoch: on a busy machine the wall clock counts what others do, the CPU clock does not.
 """
 
 from __future__ import annotations

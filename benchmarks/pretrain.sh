@@ -8,7 +8,7 @@ runs=${1:-benchmarks/runs}
 grow() { # NAME [OPTIONS]
     local name=$1
     shift
-    matgraft pretrain mp-source --target e_form_per_atom --exclude-formulas-of tmo-oxides \
+    matgraft pretrain mp-source --exclude-formulas-of tmo-oxides \
         --keep 'e_form_spread<=0.1' --keep 'natoms<=100' --name "$name" --out "$runs/$name" \
         --licence 'CC-BY 4.0 (Materials Project, Jain et al., APL Materials 1, 011002, 2013)' "$@"
     mkdir -p "src/matgraft/models/shipped/$name"
@@ -17,5 +17,8 @@ grow() { # NAME [OPTIONS]
     cp "$runs/$name"/{metrics.json,training.png} "benchmarks/results/$name/"
 }
 
-grow mp-schnet --val-size 6154
-grow mp-schnet-no-crmn --exclude-elements Cr,Mn --val-size 0.11 --epochs 36 --swa-epochs 0
+grow mp-schnet --target e_form_per_atom --val-size 6154
+grow mp-schnet-total-energy --target e_total_per_atom_mp2020 --missing drop --val-size 0.11 --epochs 100 --swa-epochs 20
+grow mp-schnet-multi --target e_form_per_atom --further e_total_per_atom_mp2020,band_gap_pbe --val-size 6154 \
+    --epochs 100 --swa-epochs 20
+grow mp-schnet-no-crmn --target e_form_per_atom --exclude-elements Cr,Mn --val-size 0.11 --epochs 36 --swa-epochs 0

@@ -1,4 +1,4 @@
-"""Batched inference: collate and forward; neighbour lists are at hand. Ours is what ``Model.predict`` runs."""
+"""Batched inference: collate and forward; neighbour lists are at hand. Ours is that of ``Model.predict``."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def _inverse(cell):
 
 @njit(cache=True)
 def _inside(positions, cell, inverse, pbc):
-    """Atoms moved into the cell, the shift (in lattice vectors) that takes each there, and their fractions."""
+    """Atoms moved into the cell, the shift (lattice vectors) that takes each there, and their fractions."""
     n = len(positions)
     shift = np.zeros((n, 3), dtype=np.int64)
     fractions, inside = np.empty((n, 3)), positions.copy()
@@ -125,7 +125,8 @@ def _images(inside, fractions, cell, inverse, pbc, cutoff):
     for j in range(n):
         for t in range(len(steps)):
             x, y, z = inside[j, 0] + vectors[t, 0], inside[j, 1] + vectors[t, 1], inside[j, 2] + vectors[t, 2]
-            a, b, c = fractions[j, 0] + steps[t, 0], fractions[j, 1] + steps[t, 1], fractions[j, 2] + steps[t, 2]
+            a, b = fractions[j, 0] + steps[t, 0], fractions[j, 1] + steps[t, 1]
+            c = fractions[j, 2] + steps[t, 2]
             places[0, found], places[1, found], places[2, found] = x, y, z
             owner[found], which[found] = j, t
             x, y, z = x - centre[0], y - centre[1], z - centre[2]

@@ -39,7 +39,7 @@ def _ascending(distance):
     ends = np.zeros(n + 1, dtype=np.int64)
     for e in range(n):
         share = distance[e] / max(largest, 1e-30)
-        bucket[e] = min(np.int64(n * share * share * share), n - 1)
+        bucket[e] = min(int(n * share * share * share), n - 1)
         ends[bucket[e] + 1] += 1
     for b in range(n):
         ends[b + 1] += ends[b]

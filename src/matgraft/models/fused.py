@@ -1,6 +1,6 @@
 """Layers of the network that the CPU runs as one compiled call forward and one back.
 
-What they compute, and in which order, is what the modules in :mod:`matgraft.models.schnet` say in plain torch.
+What they compute, and in which order, is what the modules of :mod:`matgraft.models.schnet` say in torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from matgraft.models.dense import column_sums, dense, summed_products, transpose
 from matgraft.models.lanes import CHANNELS, LANES
 from matgraft.models.softplus import ssp_and_slope
 from matgraft.models.table import Table
-
 
 _NODES_AT_ONCE = 48
 """What one layer makes of so many nodes is still near the core when the next layer reads it."""
@@ -154,7 +153,7 @@ def _scale_rows(a, by):
 
 @njit(cache=True)
 def _reach(radial):
-    """Basis functions up to the last that any distance feels: the published ones go on far past the cutoff."""
+    """Basis functions up to the last that any distance feels; the published ones go on past the cutoff."""
     reach = 0
     for r in range(len(radial)):
         k = radial.shape[1]

@@ -72,7 +72,7 @@ class FilterNetwork(nn.Module):
         )
 
     def forward(self, radial: torch.Tensor, envelope: torch.Tensor) -> torch.Tensor:
-        if fusible(self.dense[0].bias) and not radial.requires_grad:
+        if fusible(self.dense[2].weight) and not radial.requires_grad:  # type: ignore[arg-type]
             return fused_filter(radial, envelope, self.dense)
         return self.dense(radial) * envelope
 

@@ -38,7 +38,7 @@ class Knots:
 
     @classmethod
     def between(cls, shortest: float, cutoff: float, spacing: float) -> Knots:
-        """A grid that holds all distances from the shortest to the cutoff, in cells of at most ``spacing``."""
+        """A grid for all distances from the shortest to the cutoff, in cells of at most ``spacing``."""
         knots = math.ceil(cutoff / spacing / _CELLS_PER_KNOT)
         apart = cutoff / knots
         skipped = min(max(math.floor(shortest / apart), 0), knots - 1)

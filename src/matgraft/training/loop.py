@@ -180,6 +180,7 @@ class _Run:
         batches = list(self.train.graphs.batches(order, recipe.batch_size, recipe.max_pairs))
         frozen = {name for name in self.moving if state.epoch < self.rates[name].from_epoch}
         moving = [self.parameters[name] for name in self.moving]
+        values = [parameter.detach() for parameter in moving]
         total = 0.0
         swa_from = recipe.epochs - recipe.swa_epochs
         for k, rows in enumerate(batches):
@@ -203,8 +204,7 @@ class _Run:
                 self.parameters[name].grad = None
             self.optimizer.step()
             if self.average:
-                with torch.no_grad():
-                    torch._foreach_lerp_(list(self.average.values()), moving, 1.0 - keep)
+                torch._foreach_lerp_(list(self.average.values()), values, 1.0 - keep)
             total += loss * len(rows)
         return total / len(order)
 
