@@ -60,10 +60,9 @@ def model_table() -> str:
                 "same formulas" + "".join(f", {symbol}" for symbol in card["exclude_elements"]),
             ]
         )
-    columns = ["source model", "crystals", "MAE, all", "PBE geometry", "later geometry", "property", "left out"]
-    return Table(
-        columns, rows, caption="validation error in eV/atom (structures); of mp-schnet-multi, that of its first property"
-    ).markdown()
+    columns = ["source model", "crystals", "MAE, all", "PBE geometry", "later geometry", "label", "left out"]
+    caption = "validation error in eV/atom (structures); of several labels, that of the first"
+    return Table(columns, rows, caption=caption).markdown()
 
 
 def filled(readme: str) -> str:
