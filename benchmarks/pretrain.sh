@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The source models that ship: about an hour each on one core. Run again, it continues.
+# The source models that ship: 40 minutes to an hour each on one core. Run again, it continues.
 #   benchmarks/pretrain.sh [FOLDER]     default benchmarks/runs
 set -euo pipefail
 cd "$(dirname "$0")/.."
