@@ -1,10 +1,10 @@
-"""Screening of the unlabelled crystals, from file to ranked CSV: seconds, and memory of all processes at its peak.
+"""Screening of the unlabelled crystals, from file to ranked CSV: seconds, and memory at its peak.
 
 ::
 
     python benchmarks/screening.py PATH/mp_unlabelled.npz
 
-Two processes. Run twice, the second time with the structures in reverse order: what a structure is given must
+Two processes, whose resident memory is summed. Run twice, the second time with the structures in reverse order: what a structure is given must
 not depend on its place.
 """
 
