@@ -4,8 +4,8 @@
 
     python benchmarks/screening.py PATH/mp_unlabelled.npz
 
-Two processes, whose resident memory is summed. Run twice, the second time with the structures in reverse order: what a structure is given must
-not depend on its place.
+Two processes, whose resident memory is summed. Run twice, the second time with the structures in reverse
+order: what a structure is given must not depend on its place.
 """
 
 from __future__ import annotations
