@@ -1,0 +1,87 @@
+"""Where a training step spends its time: each kernel alone, on real batches, beside the step as a whole.
+
+::
+
+    OMP_NUM_THREADS=1 python benchmarks/step_profile.py
+
+Kernels are timed by themselves, with data that are warm; what is left of the step is the filter network, the
+optimiser, the calls in between, and data that are not warm.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from environment import environment
+from peers import Matgraft, seeded
+from quantities.setup import BATCH, batches
+from quantities.training import Trainee
+from timing import Timed
+from workloads import mp_crystals, rattled_prototypes
+
+from matgraft.models.cfconv import Pairs, convolution, convolution_backward
+from matgraft.models.dense import dense, summed_products
+from matgraft.models.schnet import Architecture
+from matgraft.training.recipe import PAPER
+
+RESULT = Path(__file__).resolve().parent / "results" / "speed" / "step_profile.json"
+ROUNDS = 8
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    found = {w.name: _profile(w) for w in (mp_crystals(500), rattled_prototypes(512))}
+    RESULT.write_text(json.dumps({"environment": environment(), "workloads": found}, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
+
+
+def _profile(workload) -> dict:
+    side = Matgraft(seeded(Architecture()), workload.dataset, PAPER.spacing)
+    trainee = Trainee(side, len(workload.dataset))
+    rounds = [_round(side, trainee, rows) for rows in batches(len(workload.dataset), ROUNDS)]
+    mean = {name: float(np.mean([each[name] for each in rounds])) for name in rounds[0]}
+    layers, width = side.network.arch.interactions, side.network.arch.filters
+    # Three dense layers forward and three for the gradient of their input; the first sees species alone.
+    products = (3 * layers - 1) * (2 * mean["dense_ms"] + mean["weight_gradient_ms"])
+    convolutions = layers * (mean["convolution_ms"] + mean["convolution_gradient_ms"])
+    flops = 2 * mean["nodes"] * width**2
+    return {
+        "batch": BATCH,
+        **{name: round(value, 4) for name, value in mean.items()},
+        "dense_gflops_per_second": round(flops / mean["dense_ms"] / 1e6, 1),
+        "dense_layers_of_a_step_ms": round(products, 2),
+        "convolutions_of_a_step_ms": round(convolutions, 2),
+    }
+
+
+def _round(side: Matgraft, trainee: Trainee, rows: np.ndarray) -> dict[str, float]:
+    batch = side.batch(rows)
+    table = side.network.filters(batch)[0]
+    pairs = Pairs.of(batch, table)
+    coefficients = table.coefficients.detach().numpy()
+    width = side.network.arch.filters
+    x, out, gradient = (torch.randn(len(batch.species), width).numpy() for _ in range(3))
+    weight, bias = torch.randn(width, width).numpy(), torch.zeros(width).numpy()
+    table_gradient = torch.zeros(coefficients.shape).numpy()
+    works = {
+        "step_ms": lambda: trainee.step(rows),
+        "dense_ms": lambda: dense(x, weight, bias, out),
+        "weight_gradient_ms": lambda: summed_products(x, out, weight),
+        "convolution_ms": lambda: convolution(x, coefficients, pairs.by_cell, out),
+        "convolution_gradient_ms": lambda: convolution_backward(
+            x, out, coefficients, pairs.by_cell, gradient, table_gradient
+        ),
+    }
+    found = {"nodes": len(batch.species), "pairs": len(batch.first)}
+    for name, work in works.items():
+        timed = Timed(lambda _, work=work: work())
+        timed.warm_up(None)
+        found[name] = 1e3 * timed(None)["cpu"]
+    return found
+
+
+if __name__ == "__main__":
+    main()
