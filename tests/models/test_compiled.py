@@ -8,7 +8,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from small import SMALL
+from small import SMALL, seeded
 
 from matgraft.data import Dataset
 from matgraft.graphs import build_graphs
@@ -24,11 +24,7 @@ ARCHITECTURES_TO_TRY = {
 
 
 def network_of(arch: Architecture) -> SchNet:
-    torch.manual_seed(3)
-    network = SchNet(arch)
-    for parameter in network.parameters():
-        if parameter.ndim == 1:
-            torch.nn.init.normal_(parameter, std=0.2)
+    network = seeded(arch, seed=3)
     for interaction in network.interactions:
         interaction.atomwise_in.weight.data *= 0.3
     return network

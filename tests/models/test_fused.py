@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk
+from small import seeded
 
 from matgraft.data import Dataset
 from matgraft.graphs import Batch, build_graphs
@@ -29,15 +30,6 @@ def batch() -> Batch:
     return build_graphs(Dataset.from_atoms(structures), 5.0).batch(np.arange(3))
 
 
-def network(arch: Architecture) -> SchNet:
-    torch.manual_seed(1)
-    net = SchNet(arch)
-    for parameter in net.parameters():
-        if parameter.ndim == 1:
-            torch.nn.init.normal_(parameter, std=0.1)
-    return net
-
-
 def derivatives(net: SchNet, batch: Batch) -> dict[str, torch.Tensor]:
     distance = batch.distance.clone().requires_grad_()
     out = net(replace(batch, distance=distance))
@@ -54,7 +46,7 @@ def test_outputs_and_gradients_are_those_of_plain_torch(arch, batch, monkeypatch
         monkeypatch.setattr(
             schnet, name, lambda *a, _name=name, _f=original, **k: calls.append(_name) or _f(*a, **k)
         )
-    net = network(arch)
+    net = seeded(arch, seed=1, std=0.1)
     compiled = derivatives(net, batch)
     assert calls.count("fused_filter") == calls.count("fused_interaction") == arch.interactions
     plain = derivatives(net.double(), batch.to(dtype=torch.float64))
@@ -65,7 +57,7 @@ def test_outputs_and_gradients_are_those_of_plain_torch(arch, batch, monkeypatch
 
 
 def test_frozen_parts_get_no_gradient(batch):
-    net = network(ARCHITECTURES[0])
+    net = seeded(ARCHITECTURES[0], seed=1, std=0.1)
     net.embedding.requires_grad_(False)
     net.interactions[0].filter.requires_grad_(False)
     net(batch).sum().backward()
@@ -87,6 +79,6 @@ def test_frozen_parts_get_no_gradient(batch):
 def test_rows_that_would_lead_the_kernel_astray_are_refused(rows, error):
     structures = Dataset.from_atoms([bulk("NaCl", "rocksalt", a=5.6), bulk("CsCl", "cesiumchloride", a=4.1)])
     batch = build_graphs(structures, 5.0).batch(np.arange(2))
-    net = network(ARCHITECTURES[0])
+    net = seeded(ARCHITECTURES[0], seed=1, std=0.1)
     with pytest.raises(error, match="rows"):
         net.interactions[0](torch.randn(5, 64), batch, net.filters(batch)[0], rows=rows)

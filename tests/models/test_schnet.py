@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -13,6 +14,7 @@ from ase.spacegroup import crystal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
+from small import seeded
 
 from matgraft.data import Dataset
 from matgraft.graphs import build_graphs
@@ -62,19 +64,13 @@ CRYSTALS = ["rutile", "rattled", "skewed"]
 def network(
     name: str = "arch2", radial: str = "compact", pooling: str = "mean", spacing: float | None = None
 ) -> SchNet:
-    """A seeded network; biases are random too, so that none can be mislaid unnoticed.
+    """A seeded network.
 
     Neighbours count for less than in a fresh network: an atom of the tiny cells has a hundred of them, and
     energies of thousands would leave no digits to compare.
     """
-    torch.manual_seed(13)
-    arch = ARCHITECTURES[name]
-    model = SchNet(
-        Architecture(arch.interactions, arch.features, arch.filters, CUTOFF, radial=radial, pooling=pooling)
-    )
-    for parameter in model.parameters():
-        if parameter.ndim == 1:
-            torch.nn.init.normal_(parameter, std=0.2)
+    arch = replace(ARCHITECTURES[name], cutoff=CUTOFF, radial=radial, pooling=pooling)
+    model = seeded(arch, seed=13)
     for interaction in model.interactions:
         interaction.atomwise_in.weight.data *= 0.3
     model.spacing = spacing

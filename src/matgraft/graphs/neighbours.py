@@ -237,6 +237,24 @@ def completed_cells(cells: np.ndarray, pbc: np.ndarray) -> np.ndarray:
     return cells
 
 
+def half_edges(
+    positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Every pair once, as :func:`half_list` finds them, with the shift of each written out.
+
+    Returns
+    -------
+    first, second : ndarray of int64, shape (n_pairs,)
+    shift : ndarray of int64, shape (n_pairs, 3)
+        ``second`` sits at ``positions[second] + shift @ cell``.
+    distance : ndarray of float64, shape (n_pairs,)
+    """
+    first, second, distance, step, steps, home = half_list(
+        np.ascontiguousarray(positions, dtype=float), cell, pbc, float(cutoff)
+    )
+    return first, second, steps[step] + home[second] - home[first], distance
+
+
 def neighbour_list(
     positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -261,10 +279,7 @@ def neighbour_list(
     """
     pbc = np.asarray(pbc, dtype=bool)
     full = completed_cells(np.asarray(cell, dtype=float)[None], pbc[None])[0]
-    first, second, distance, step, steps, home = half_list(
-        np.ascontiguousarray(positions, dtype=float), full, pbc, float(cutoff)
-    )
-    shift = steps[step] + home[second] - home[first]
+    first, second, shift, distance = half_edges(positions, full, pbc, cutoff)
     centre = np.concatenate([first, second])
     order = np.argsort(centre, kind="stable")
     return (

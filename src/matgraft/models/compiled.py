@@ -13,7 +13,7 @@ from numba import njit
 
 from matgraft.graphs import Graphs
 from matgraft.models.cfconv import convolution, sort_by_cell
-from matgraft.models.dense import dense, filled
+from matgraft.models.dense import ROWS_AT_ONCE, dense, filled
 from matgraft.models.lanes import CHANNELS
 from matgraft.models.schnet import SchNet
 from matgraft.models.softplus import ssp
@@ -27,8 +27,6 @@ _FINEST = 0.0025
 _NODES = 256
 """Structures go through the network together up to so many nodes: more share each row of a table, fewer keep
 their features near the core."""
-_NODES_AT_ONCE = 48
-"""Nodes that go through dense layers together."""
 
 
 @dataclass(frozen=True)
@@ -138,13 +136,13 @@ def _per_node(species, first, second, distance, into_first, into_second, weights
         y[i] = entry[species[i]]
     no_bias = np.zeros(width, dtype=np.float32)
     summed = np.empty((n, width), dtype=np.float32)
-    inner = np.empty((_NODES_AT_ONCE, w_1.shape[2]), dtype=np.float32)
-    change = np.empty((_NODES_AT_ONCE, x.shape[1]), dtype=np.float32)
+    inner = np.empty((ROWS_AT_ONCE, w_1.shape[2]), dtype=np.float32)
+    change = np.empty((ROWS_AT_ONCE, x.shape[1]), dtype=np.float32)
     for layer in range(len(w_in)):
         summed[:] = 0
         convolution(y, tables[layer], by_cell, summed)
-        for a in range(0, n, _NODES_AT_ONCE):
-            b = min(a + _NODES_AT_ONCE, n)
+        for a in range(0, n, ROWS_AT_ONCE):
+            b = min(a + ROWS_AT_ONCE, n)
             dense(summed[a:b], w_1[layer], b_1[layer], inner[: b - a])
             ssp(inner[: b - a].reshape(-1), inner[: b - a].reshape(-1))
             dense(inner[: b - a], w_2[layer], b_2[layer], change[: b - a])
@@ -152,9 +150,9 @@ def _per_node(species, first, second, distance, into_first, into_second, weights
             if layer + 1 < len(w_in):
                 dense(x[a:b], w_in[layer + 1], no_bias, y[a:b])
     out = np.empty((n, w_last.shape[1]), dtype=np.float32)
-    hidden = np.empty((_NODES_AT_ONCE, w_hidden.shape[1]), dtype=np.float32)
-    for a in range(0, n, _NODES_AT_ONCE):
-        b = min(a + _NODES_AT_ONCE, n)
+    hidden = np.empty((ROWS_AT_ONCE, w_hidden.shape[1]), dtype=np.float32)
+    for a in range(0, n, ROWS_AT_ONCE):
+        b = min(a + ROWS_AT_ONCE, n)
         dense(x[a:b], w_hidden, b_hidden, hidden[: b - a])
         ssp(hidden[: b - a].reshape(-1), hidden[: b - a].reshape(-1))
         dense(hidden[: b - a], w_last, b_last, out[a:b])

@@ -14,6 +14,8 @@ from matgraft.models.lanes import LANES, fma, load, splat, store
 _ROWS = 6
 """Rows at a time: their sums and one row of the other matrix fill the registers of a processor with AVX2."""
 _RUN = 32
+ROWS_AT_ONCE = 48
+"""For layers that follow one another: what one makes of so many rows is still near when the next reads it."""
 
 
 def filled(array: np.ndarray, axes: tuple[int, ...], multiple: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from torch.func import functional_call
 from matgraft.data import Dataset
 from matgraft.errors import InputError
 from matgraft.graphs import Batch
-from matgraft.graphs.neighbours import completed_cells, half_list
+from matgraft.graphs.neighbours import completed_cells, half_edges
 from matgraft.models.schnet import SchNet
 
 MAX_PAIRS = 30_000
@@ -86,9 +86,8 @@ def half_lists(dataset: Dataset, cutoff: float) -> Iterator[HalfList]:
         )
     cells = completed_cells(dataset.cells, dataset.pbc)
     for s, (cell, pbc) in enumerate(zip(cells, dataset.pbc, strict=True)):
-        positions = np.ascontiguousarray(dataset.positions[offsets[s] : offsets[s + 1]], dtype=float)
-        first, second, distance, step, steps, home = half_list(positions, cell, pbc, float(cutoff))
-        shift = steps[step] + home[second] - home[first]
+        positions = dataset.positions[offsets[s] : offsets[s + 1]]
+        first, second, shift, distance = half_edges(positions, cell, pbc, cutoff)
         vector = positions[second] + shift @ cell - positions[first]
         yield HalfList(first, second, distance, vector / np.maximum(distance, 1e-12)[:, None])
 

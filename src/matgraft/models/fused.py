@@ -13,13 +13,10 @@ from torch.autograd.function import once_differentiable
 
 from matgraft.graphs import Batch
 from matgraft.models.cfconv import Pairs, convolution, convolution_backward, distance_backward
-from matgraft.models.dense import column_sums, dense, summed_products, transposed
+from matgraft.models.dense import ROWS_AT_ONCE, column_sums, dense, summed_products, transposed
 from matgraft.models.lanes import CHANNELS, LANES
 from matgraft.models.softplus import ssp_and_slope
 from matgraft.models.table import Table
-
-_NODES_AT_ONCE = 48
-"""What one layer makes of so many nodes is still near the core when the next layer reads it."""
 
 
 def fusible(*tensors: torch.Tensor) -> bool:
@@ -198,18 +195,15 @@ def _filter_backward(
 
 @njit(cache=True)
 def _interaction(x, w_in, table, w_1, b_1, w_2, b_2, rows, by_cell, y, summed, inner, slope, out):
-    if len(rows):
-        each = np.empty((len(x), len(w_in)), dtype=np.float32)
-        dense(x, transposed(w_in), _zeros(len(w_in)), each)
-        for k in range(len(rows)):
-            y[k] = each[rows[k]]
-    else:
-        dense(x, transposed(w_in), _zeros(len(w_in)), y)
+    each = np.empty((len(x), len(w_in)), dtype=np.float32) if len(rows) else y
+    dense(x, transposed(w_in), _zeros(len(w_in)), each)
+    for k in range(len(rows)):
+        y[k] = each[rows[k]]
     summed[:] = 0
     convolution(y, table, by_cell, summed)
     w_1_t, w_2_t = transposed(w_1), transposed(w_2)
-    for a in range(0, len(y), _NODES_AT_ONCE):
-        b = a + _NODES_AT_ONCE
+    for a in range(0, len(y), ROWS_AT_ONCE):
+        b = a + ROWS_AT_ONCE
         dense(summed[a:b], w_1_t, b_1, inner[a:b])
         ssp_and_slope(inner[a:b].reshape(-1), inner[a:b].reshape(-1), slope[a:b].reshape(-1))
         dense(inner[a:b], w_2_t, b_2, out[a:b])
@@ -221,9 +215,9 @@ def _interaction_backward(
     grad_x, grad_w_in, grad_table, grad_w_1, grad_b_1, grad_w_2, grad_b_2, grad_distance,
 ):  # fmt: skip
     grad_summed = np.empty_like(summed)
-    grad_inner = np.empty((_NODES_AT_ONCE, inner.shape[1]), dtype=np.float32)
-    for a in range(0, len(y), _NODES_AT_ONCE):
-        b = min(a + _NODES_AT_ONCE, len(y))
+    grad_inner = np.empty((ROWS_AT_ONCE, inner.shape[1]), dtype=np.float32)
+    for a in range(0, len(y), ROWS_AT_ONCE):
+        b = min(a + ROWS_AT_ONCE, len(y))
         summed_products(grad[a:b], inner[a:b], grad_w_2)
         column_sums(grad[a:b], grad_b_2)
         before = grad_inner[: b - a]
@@ -241,7 +235,7 @@ def _interaction_backward(
         for k in range(len(rows)):
             each[rows[k]] += grad_y[k]
         grad_y = each
-    for a in range(0, len(x), _NODES_AT_ONCE):
-        b = a + _NODES_AT_ONCE
+    for a in range(0, len(x), ROWS_AT_ONCE):
+        b = a + ROWS_AT_ONCE
         summed_products(grad_y[a:b], x[a:b], grad_w_in)
         dense(grad_y[a:b], w_in, _zeros(x.shape[1]), grad_x[a:b])
