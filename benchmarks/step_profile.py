@@ -60,7 +60,7 @@ def _profile(workload) -> dict:
 def _round(side: Matgraft, trainee: Trainee, rows: np.ndarray) -> dict[str, float]:
     batch = side.batch(rows)
     table = side.network.filters(batch)[0]
-    pairs = Pairs.of(batch, table)
+    pairs = Pairs.of(batch, table.knots)
     coefficients = table.coefficients.detach().numpy()
     width = side.network.arch.filters
     x, out, gradient = (torch.randn(len(batch.species), width).numpy() for _ in range(3))

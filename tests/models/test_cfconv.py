@@ -125,7 +125,7 @@ def test_spline_is_exact_for_cubics(coefficients, distances, shortest):
 def test_spline_has_two_continuous_derivatives():
     network = filter_network("compact", 3, torch.float64)
     table = table_of(network, 0.25, torch.zeros(1, dtype=torch.float64))
-    knot = torch.arange(1, 20, dtype=torch.float64) * table.step
+    knot = torch.arange(1, 20, dtype=torch.float64) * table.knots.step
     sides = []
     for shift in (-1e-9, 1e-9):
         x = (knot + shift).requires_grad_()
@@ -246,7 +246,7 @@ def test_gradients_of_the_plain_path():
     distance = graph.distance.clone().requires_grad_()
 
     def run(x, coefficients, distance):
-        return convolve(x, Table(coefficients, 0.0, 0.25)(distance), graph)
+        return convolve(x, Table(coefficients, Knots(0.0, 0.25, len(coefficients) - 3))(distance), graph)
 
     assert torch.autograd.gradcheck(run, (x, coefficients, distance))
 

@@ -1,4 +1,4 @@
-"""Layers compiled as one call, against the same layers in plain torch and float64."""
+"""The network compiled as one call, against the same network in plain torch and float64."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from matgraft.models.schnet import Architecture, SchNet
 ARCHITECTURES = [
     Architecture(interactions=2, features=64, filters=32),
     Architecture(interactions=2, features=32, filters=96, radial="published"),
+    Architecture(interactions=1, features=32, filters=32, pooling="sum"),
+    Architecture(interactions=3, features=32, filters=32, outputs=3),
 ]
 
 
@@ -41,44 +43,74 @@ def derivatives(net: SchNet, batch: Batch) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_outputs_and_gradients_are_those_of_plain_torch(arch, batch, monkeypatch):
     calls = []
-    for name in ("fused_filter", "fused_interaction"):
-        original = getattr(fused, name)
-        monkeypatch.setattr(
-            schnet, name, lambda *a, _name=name, _f=original, **k: calls.append(_name) or _f(*a, **k)
-        )
+    monkeypatch.setattr(schnet, "fused_schnet", lambda *a: calls.append(a) or fused.fused_schnet(*a))
     net = seeded(arch, seed=1, std=0.1)
     compiled = derivatives(net, batch)
-    assert calls.count("fused_filter") == calls.count("fused_interaction") == arch.interactions
+    assert len(calls) == 1
     plain = derivatives(net.double(), batch.to(dtype=torch.float64))
-    assert len(calls) == 2 * arch.interactions  # float64 takes the plain path
+    assert len(calls) == 1  # float64 takes the plain path
     for name, reference in plain.items():
         error = (compiled[name].double() - reference).norm() / reference.norm()
         assert error < (2e-4 if name == "distance" else 2e-5), name
 
 
-def test_frozen_parts_get_no_gradient(batch):
+def test_exact_filters_take_the_plain_path(batch):
     net = seeded(ARCHITECTURES[0], seed=1, std=0.1)
-    net.embedding.requires_grad_(False)
-    net.interactions[0].filter.requires_grad_(False)
+    assert fused.fusible(net, batch)
+    net.spacing = None
+    assert not fused.fusible(net, batch)
+
+
+FREE = {
+    "all": lambda name: True,
+    "output layers": lambda name: name.startswith("output."),
+    "one filter": lambda name: name.startswith("interactions.1.filter."),
+    "embedding": lambda name: name.startswith("embedding."),
+    "none": lambda name: False,
+}
+
+
+@pytest.mark.parametrize("free", FREE)
+@pytest.mark.parametrize("with_distance", [True, False])
+def test_frozen_parts_get_no_gradient_and_the_rest_the_same(batch, free, with_distance):
+    net = seeded(ARCHITECTURES[0], seed=1, std=0.1)
+    expected = derivatives(net, batch)
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(FREE[free](name))
+    distance = batch.distance.clone().requires_grad_(with_distance)
+    out = net(replace(batch, distance=distance))
+    assert out.requires_grad == (with_distance or free != "none")
+    if out.requires_grad:
+        out.square().sum().backward()
+    for name, tensor in {"distance": distance, **dict(net.named_parameters())}.items():
+        if tensor.requires_grad:
+            torch.testing.assert_close(tensor.grad, expected[name])
+        else:
+            assert tensor.grad is None, name
+
+
+def test_gradients_of_two_batches_add_up(batch):
+    net = seeded(ARCHITECTURES[0], seed=1, std=0.1)
     net(batch).sum().backward()
-    assert net.embedding.weight.grad is None
-    assert net.interactions[0].filter.dense[0].weight.grad is None
-    assert net.interactions[0].atomwise_in.weight.grad.abs().sum() > 0
-    assert net.interactions[1].filter.dense[0].weight.grad.abs().sum() > 0
+    once = {name: parameter.grad.clone() for name, parameter in net.named_parameters()}
+    net(batch).sum().backward()
+    for name, parameter in net.named_parameters():
+        torch.testing.assert_close(parameter.grad, 2 * once[name])
 
 
 @pytest.mark.parametrize(
-    ("rows", "error"),
+    ("wrong", "error"),
     [
-        (torch.zeros(3, dtype=torch.int64), TypeError),
-        (torch.zeros(4, dtype=torch.int32), TypeError),
-        (torch.tensor([0, 1, 2, 5]), IndexError),
-        (torch.tensor([0, 1, 2, -1]), IndexError),
+        ({"species": torch.zeros(3, dtype=torch.int64)}, TypeError),
+        ({"species": torch.zeros(26, dtype=torch.int32)}, TypeError),
+        ({"species": torch.full((26,), 119)}, IndexError),
+        ({"species": torch.full((26,), -1)}, IndexError),
+        ({"structure": torch.full((26,), 3)}, IndexError),
+        ({"second": torch.full((1,), 99)}, TypeError),
     ],
 )
-def test_rows_that_would_lead_the_kernel_astray_are_refused(rows, error):
-    structures = Dataset.from_atoms([bulk("NaCl", "rocksalt", a=5.6), bulk("CsCl", "cesiumchloride", a=4.1)])
-    batch = build_graphs(structures, 5.0).batch(np.arange(2))
+def test_indices_that_would_lead_the_kernels_astray_are_refused(batch, wrong, error):
     net = seeded(ARCHITECTURES[0], seed=1, std=0.1)
-    with pytest.raises(error, match="rows"):
-        net.interactions[0](torch.randn(5, 64), batch, net.filters(batch)[0], rows=rows)
+    assert len(batch.species) == 26
+    with pytest.raises(error, match=next(iter(wrong))):
+        net(replace(batch, **wrong))

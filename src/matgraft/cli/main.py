@@ -253,6 +253,12 @@ def pretrain(
     source: Annotated[
         str | None, typer.Option(help="Continue from the weights of this model instead of random ones.")
     ] = None,
+    teachers: Annotated[
+        str, typer.Option(help="Learn also what these models (names or folders, with commas) say.")
+    ] = "",
+    unlabelled: Annotated[
+        str | None, typer.Option(help="Structures without a label, to learn from the teachers there too.")
+    ] = None,
     arch: Annotated[str, typer.Option(help="arch1 or arch2.")] = "arch1",
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
     rate: Annotated[float | None, typer.Option(help="Learning rate at the start.")] = None,
@@ -293,6 +299,8 @@ def pretrain(
             keep=keep or [],
             val_size=int(val_size) if val_size >= 1 else val_size,
             source=source,
+            teachers=_names(teachers),
+            unlabelled=unlabelled,
             arch=ARCHITECTURES[arch],
             recipe=recipe,
             seed=seed,

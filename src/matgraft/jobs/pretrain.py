@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,9 @@ from matgraft.training.distributed import ALONE, Workers
 from matgraft.training.graft import Task, train_from_scratch
 from matgraft.training.loop import resumable
 from matgraft.training.recipe import PRETRAIN, Recipe
+
+AGREE = 0.1
+"""Largest difference between teachers, in the label's unit per atom, on an unlabelled structure to learn from."""
 
 _CONDITION = re.compile(r"\s*(\w+)\s*(<=|>=|==|<|>)\s*(\S+)\s*")
 _COMPARE = {"<=": np.less_equal, ">=": np.greater_equal, "==": np.equal, "<": np.less, ">": np.greater}
@@ -60,6 +64,8 @@ def pretrain(
     arch: Architecture | None = None,
     recipe: Recipe = PRETRAIN,
     seed: int = 0,
+    teachers: Sequence[str | Path] = (),
+    unlabelled: str | Path | Dataset | None = None,
     name: str = "",
     licence: str = "",
     workers: Workers = ALONE,
@@ -89,6 +95,12 @@ def pretrain(
         Default ``arch1``.
     recipe : Recipe
     seed : int
+    teachers : sequence of str or path
+        Models of the same property that this one learns from as well (knowledge distillation): half of every
+        training label is what they say on average. They must not have seen the structures held out here.
+    unlabelled : path or Dataset, optional
+        Further structures, whose label is wholly what the teachers say; those on which teachers differ by
+        more than :data:`AGREE`, or with elements that one of them does not know, are left out.
     name, licence : str
         For the card.
     workers : Workers
@@ -101,10 +113,18 @@ def pretrain(
     report["kept_after_conditions"] = int(chosen.sum())
     dataset = dataset[chosen]
     start = None if source is None else load_model(source)
+    masters = [load_model(teacher) for teacher in teachers]
     arch = start.network.arch if start is not None else arch or Architecture()
     held = validation_count(len(dataset), val_size)
     order = np.random.default_rng(seed).permutation(len(dataset))
-    train_rows, validation_rows = order[:-held], order[-held:]
+    labelled_rows, validation_rows = order[:-held], order[-held:]
+    if unlabelled is not None:
+        if not masters:
+            raise InputError("unlabelled structures need teachers: name models with --teachers.")
+        more = unlabelled if isinstance(unlabelled, Dataset) else Dataset.read(unlabelled)
+        more = _learnable(more, masters, forbidden, exclude_elements, keep)
+        dataset = Dataset.concatenate([dataset, more])
+    train_rows = np.concatenate([labelled_rows, np.arange(len(order), len(dataset))])
     settings = {
         "command": "pretrain",
         "target": target,
@@ -114,7 +134,9 @@ def pretrain(
         "exclude_elements": sorted(exclude_elements),
         "keep": list(keep),
         "structures": report,
-        "n_train": len(train_rows),
+        "n_train": len(labelled_rows),
+        "n_unlabelled": len(train_rows) - len(labelled_rows),
+        "teachers": [master.content_hash() for master in masters],
         "n_val": held,
         "architecture": arch.as_dict(),
         "recipe": recipe.model_dump(),
@@ -128,7 +150,7 @@ def pretrain(
         with workers.rank_zero_first():
             tasks = [Task.of(dataset, label, arch.cutoff) for label in (target, *further)]
         models = train_from_scratch(
-            tasks[0],
+            _taught(tasks[0], masters),
             train_rows,
             validation_rows,
             arch=arch,
@@ -140,7 +162,7 @@ def pretrain(
             start=start,
             workers=workers,
         )
-    rows = {"validation": validation_rows, "train": train_rows}
+    rows = {"validation": validation_rows, "train": labelled_rows}
     if "structure_origin" in dataset.columns:
         origin = dataset.columns["structure_origin"][validation_rows]
         rows["validation_pbe_geometry"] = validation_rows[origin <= 2]
@@ -155,6 +177,32 @@ def pretrain(
         write_json(out / "metrics.json", metrics)
         training_curve(out / "training.png", history)
     return model
+
+
+def _learnable(
+    more: Dataset,
+    teachers: Sequence[Model],
+    forbidden: Dataset | None,
+    elements: Sequence[str],
+    keep: Sequence[str],
+) -> Dataset:
+    """Unlabelled structures from which to learn: allowed, and known to the teachers, who agree on them."""
+    mask, _ = exclude(more, forbidden, elements)
+    known = {"natoms", *more.labels, *more.columns}
+    mask &= keep_where(more, [condition for condition in keep if _CONDITION.fullmatch(condition)[1] in known])
+    more = more[mask]
+    said = [teacher.predict(more) for teacher in teachers]
+    apart = np.ptp([one.per_atom for one in said], axis=0)
+    strange = np.array([any(names) for names in zip(*(one.unseen for one in said), strict=True)], dtype=bool)
+    return more[(apart <= AGREE) & ~strange]
+
+
+def _taught(task: Task, teachers: Sequence[Model]) -> Task:
+    """A task whose labels are half their own and half what the teachers say, wholly so where unknown."""
+    if not teachers:
+        return task
+    said = np.mean([task.predicted_by(teacher) for teacher in teachers], axis=0)
+    return replace(task, per_atom=np.where(np.isnan(task.per_atom), said, (task.per_atom + said) / 2))
 
 
 def _scores(model: Model, task: Task, rows: dict[str, np.ndarray]) -> dict:

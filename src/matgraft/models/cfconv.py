@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from matgraft.graphs import Batch
 from matgraft.models.lanes import CHANNELS, LANES, fma, load, product, splat, store, total
-from matgraft.models.table import Table
+from matgraft.models.table import Knots, Table
 
 
 def cfconv(features: torch.Tensor, graph: Batch, filters: torch.Tensor | Table) -> torch.Tensor:
@@ -40,7 +40,9 @@ def cfconv(features: torch.Tensor, graph: Batch, filters: torch.Tensor | Table) 
         from matgraft.models.cfconv_triton import available, triton_cfconv
 
         if available(features.device):
-            return triton_cfconv(features, filters.coefficients, graph, filters.start, filters.step)
+            return triton_cfconv(
+                features, filters.coefficients, graph, filters.knots.start, filters.knots.step
+            )
     return convolve(features, filters(graph.distance), graph)
 
 
@@ -57,7 +59,7 @@ def _compiled(features: torch.Tensor, table: Table, graph: Batch) -> torch.Tenso
     missing = -width % CHANNELS
     if missing:
         features, coefficients = (functional.pad(part, (0, missing)) for part in (features, coefficients))
-    pairs = Pairs.of(graph, table)
+    pairs = Pairs.of(graph, table.knots)
     out = _TableConvolution.apply(features, coefficients, graph.distance, pairs)
     return out[:, :width] if missing else out
 
@@ -81,16 +83,16 @@ class Pairs:
     grid: tuple[np.float32, np.float32]
 
     @classmethod
-    def of(cls, graph: Batch, table: Table) -> Pairs:
-        """For a batch and a table; made once for all layers, whose tables have the same cells."""
-        return _pairs_of(graph, table.start, table.step, len(table.coefficients) - 3)
+    def of(cls, graph: Batch, knots: Knots) -> Pairs:
+        """For a batch and the tables on some knots; layers that follow one another get the same object."""
+        return _pairs_of(graph, knots)
 
 
 @lru_cache(maxsize=1)
-def _pairs_of(graph: Batch, start: float, step: float, cells: int) -> Pairs:
+def _pairs_of(graph: Batch, knots: Knots) -> Pairs:
     given = _checked(graph)
-    grid = np.float32(start), np.float32(1.0 / step)
-    return Pairs(sort_by_cell(*given, *grid, cells), given, grid)
+    grid = np.float32(knots.start), np.float32(1.0 / knots.step)
+    return Pairs(sort_by_cell(*given, *grid, knots.cells), given, grid)
 
 
 def _checked(graph: Batch) -> tuple[np.ndarray, ...]:
@@ -110,9 +112,10 @@ def _checked(graph: Batch) -> tuple[np.ndarray, ...]:
             raise TypeError(
                 f"Batch.{name}: {kind} of shape ({n_pairs},) needed, not {tensor.dtype} {tensor.shape}"
             )
-        if kind == torch.int64 and n_pairs and not 0 <= int(tensor.min()) <= int(tensor.max()) < n_nodes:
+        array = tensor.detach().contiguous().numpy()
+        if kind == torch.int64 and n_pairs and not 0 <= array.min() <= array.max() < n_nodes:
             raise IndexError(f"Batch.{name}: a node outside 0 to {n_nodes - 1}")
-        arrays.append(tensor.detach().contiguous().numpy())
+        arrays.append(array)
     return tuple(arrays)
 
 
@@ -136,7 +139,7 @@ class _TableConvolution(torch.autograd.Function):
         convolution_backward(*arrays, pairs.by_cell, grad_features.numpy(), grad_coefficients.numpy())
         grad_distance = None
         if ctx.needs_input_grad[2]:
-            grad_distance = torch.empty(len(pairs.given[0]))
+            grad_distance = torch.zeros(len(pairs.given[0]))
             distance_backward(*arrays, pairs.given, pairs.grid, grad_distance.numpy())
         return grad_features, grad_coefficients, grad_distance, None
 
@@ -285,7 +288,7 @@ def _store_rows(coefficients, at, width, s0, s1, s2, s3):
 
 @njit(cache=True, fastmath=True)
 def distance_backward(grad, features, coefficients, given, grid, grad_distance):
-    """Gradient of each distance, in the order in which the pairs were given."""
+    """Add the gradient of each distance, in the order in which the pairs were given."""
     first, second, distance, into_first, into_second = given
     start, inverse_step = grid
     cells, width = len(coefficients) - 3, features.shape[1]
@@ -299,4 +302,4 @@ def distance_backward(grad, features, coefficients, given, grid, grad_distance):
             grad_a, grad_b = product(m, load(grad, a + k)), product(n, load(grad, b + k))
             q = fma(grad_a, load(features, b + k), product(grad_b, load(features, a + k)))
             slope = fma(q, _spline(c, _rows(coefficients, g * width + k, width)), slope)
-        grad_distance[p] = total(slope) * inverse_step
+        grad_distance[p] += total(slope) * inverse_step

@@ -96,7 +96,7 @@ class CompiledSchNet:
             vector("output.0"),
             matrix("output.2"),
             vector("output.2"),
-            np.float32(1.0 / tables[0].step),
+            np.float32(1.0 / tables[0].knots.step),
         )
         return cls(weights, arch.outputs, arch.pooling == "mean", spacing, error)
 

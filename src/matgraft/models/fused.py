@@ -1,9 +1,13 @@
-"""Layers of the network that the CPU runs as one compiled call forward and one back.
+"""A whole network that the CPU runs as one compiled call forward and one back.
 
-What they compute, and in which order, is what the modules of :mod:`matgraft.models.schnet` say in torch.
+What it computes, and in which order, is what the modules of :mod:`matgraft.models.schnet` say in torch.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,120 +17,156 @@ from torch.autograd.function import once_differentiable
 
 from matgraft.graphs import Batch
 from matgraft.models.cfconv import Pairs, convolution, convolution_backward, distance_backward
-from matgraft.models.dense import ROWS_AT_ONCE, column_sums, dense, summed_products, transposed
+from matgraft.models.dense import ROWS_AT_ONCE, column_sums, dense, filled, summed_products, transposed
 from matgraft.models.lanes import CHANNELS, LANES
+from matgraft.models.radial import GaussianBasis, cosine_cutoff
 from matgraft.models.softplus import ssp_and_slope
-from matgraft.models.table import Table
+from matgraft.models.table import Knots, combine, combine_backward
+
+if TYPE_CHECKING:
+    from matgraft.models.schnet import SchNet
+
+_MATRICES, _VECTORS = 5, 4
+"""Of each interaction; see :func:`_parameters`."""
 
 
-def fusible(*tensors: torch.Tensor) -> bool:
-    """Whether compiled layers take these: float32 on the CPU, last axis a multiple of :data:`CHANNELS`."""
-    return all(
-        tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.shape[-1] % CHANNELS == 0
-        for tensor in tensors
+def fusible(network: SchNet, graph: Batch) -> bool:
+    """Whether compiled code takes these: tabulated filters, float32 on the CPU, whole vectors of channels."""
+    weight, arch = network.embedding.weight, network.arch
+    return (
+        network.spacing is not None
+        and weight.device.type == graph.distance.device.type == "cpu"
+        and weight.dtype == graph.distance.dtype == torch.float32
+        and arch.features % CHANNELS == arch.filters % CHANNELS == 0
     )
 
 
-def fused_filter(radial: torch.Tensor, envelope: torch.Tensor, layers: nn.Sequential) -> torch.Tensor:
-    """Dense layer, ssp, dense layer, times the cutoff: shape (n, n_filters).
+def fused_schnet(network: SchNet, graph: Batch, knots: Knots) -> torch.Tensor:
+    """Output of a network for each structure, shape (n_structures, outputs).
 
     Parameters
     ----------
-    radial : Tensor, shape (n, n_basis)
-    envelope : Tensor, shape (n, 1)
-        Neither of the two gets a gradient.
-    layers : Sequential
-        The dense layers, with ssp between them.
-    """
-    first, last = layers[0], layers[2]
-    return _Filter.apply(radial, envelope, first.weight, first.bias, last.weight, last.bias)
-
-
-def fused_interaction(
-    x: torch.Tensor,
-    rows: torch.Tensor | None,
-    graph: Batch,
-    filters: Table,
-    atomwise_in: nn.Linear,
-    atomwise_out: nn.Sequential,
-) -> torch.Tensor:
-    """The refinement ``v`` of eq. (18): shape (n_nodes, features).
-
-    Parameters
-    ----------
-    x : Tensor, shape (n_rows, features)
-    rows : LongTensor, shape (n_nodes,), or None
-        The row of ``x`` that belongs to each node; None if they are the nodes.
+    network : SchNet
     graph : Batch
-    filters : Table
-    atomwise_in, atomwise_out : Module
-        Layers of the block.
+    knots : Knots
+        Where the filters are evaluated.
     """
-    first, last = atomwise_out[0], atomwise_out[2]
-    return _Interaction.apply(
-        x, atomwise_in.weight, filters.coefficients, first.weight, first.bias, last.weight, last.bias,
-        graph.distance, rows, Pairs.of(graph, filters), len(graph.species),
-    )  # fmt: skip
+    given = _Given.of(network, graph, knots)
+    return _SchNet.apply(graph.distance, given, *_parameters(network))
 
 
-def _arrays(tensors):
-    return [tensor.detach().numpy() for tensor in tensors]
+def _parameters(network: SchNet) -> list[torch.Tensor]:
+    """Embedding; matrices of each interaction and of the output; then their biases."""
+    layers: list[nn.Linear] = []
+    for block in network.interactions:
+        dense, out = block.filter.dense, block.atomwise_out
+        layers += block.atomwise_in, dense[0], dense[2], out[0], out[2]
+    layers += network.output[0], network.output[2]
+    biases = [layer.bias for layer in layers if layer.bias is not None]
+    return [network.embedding.weight, *(layer.weight for layer in layers), *biases]
 
 
-class _Filter(torch.autograd.Function):
+@dataclass(frozen=True)
+class _Given:
+    """What does not get a gradient.
+
+    Attributes
+    ----------
+    nodes : tuple of ndarray
+        Species, structure and multiplicity of each node.
+    natoms : ndarray of float32, shape (n_structures,)
+        What to divide the sum over each structure by.
+    pairs : Pairs
+    cells : int
+        Of the filter tables.
+    basis : tuple of ndarray
+        Result of :func:`_basis_at`.
+    n_matrices : int
+        How many parameters after the embedding are matrices.
+    """
+
+    nodes: tuple[np.ndarray, ...]
+    natoms: np.ndarray
+    pairs: Pairs
+    cells: int
+    basis: tuple[np.ndarray, np.ndarray]
+    n_matrices: int
+
+    @classmethod
+    def of(cls, network: SchNet, graph: Batch, knots: Knots) -> _Given:
+        natoms = graph.natoms.to(torch.float32).numpy()
+        return cls(
+            nodes=_checked_nodes(graph, len(network.embedding.weight)),
+            natoms=natoms if network.arch.pooling == "mean" else np.ones_like(natoms),
+            pairs=Pairs.of(graph, knots),
+            cells=knots.cells,
+            basis=_basis_at(knots, network.basis, network.arch.cutoff),
+            n_matrices=_MATRICES * network.arch.interactions + 2,
+        )
+
+
+@lru_cache(maxsize=64)
+def _basis_at(knots: Knots, basis: GaussianBasis, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
+    """Radial basis, shape (n_knots, n_basis) filled up to whole vectors, and cutoff function at the knots."""
+    distance = knots.distances(like=basis.centres)
+    radial = basis(distance).numpy()
+    # The published basis goes on past the cutoff, where no distance feels it.
+    reach = int(np.flatnonzero(radial.any(axis=0))[-1]) + 1
+    return filled(radial[:, :reach], (1,), LANES), cosine_cutoff(distance, cutoff).numpy()
+
+
+def _checked_nodes(graph: Batch, n_species: int) -> tuple[np.ndarray, ...]:
+    """Arrays of the nodes; a wrong index would let the kernels read and write anywhere."""
+    arrays = []
+    for name, below in (("species", n_species), ("structure", len(graph.natoms))):
+        tensor = getattr(graph, name)
+        if tensor.dtype != torch.int64 or tensor.shape != graph.multiplicity.shape:
+            raise TypeError(
+                f"Batch.{name}: int64 of shape {tuple(graph.multiplicity.shape)} needed, "
+                f"not {tensor.dtype} {tuple(tensor.shape)}"
+            )
+        array = tensor.contiguous().numpy()
+        if len(array) and not 0 <= array.min() <= array.max() < below:
+            raise IndexError(f"Batch.{name}: one outside 0 to {below - 1}")
+        arrays.append(array)
+    return *arrays, graph.multiplicity.to(torch.float32).contiguous().numpy()
+
+
+class _SchNet(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, radial, envelope, w_1, b_1, w_2, b_2):
-        given = [tensor.contiguous() for tensor in (radial, envelope.reshape(-1), w_1, b_1, w_2, b_2)]
-        n, width = len(radial), len(w_1)
-        kept = [torch.empty(n, width), torch.empty(n, width)]
-        out = torch.empty(n, len(w_2))
-        _filter(*_arrays(given), *_arrays(kept), out.numpy())
-        ctx.save_for_backward(*given[:3], given[4], *kept)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        w_1, w_2 = ctx.saved_tensors[2:4]
-        out = [torch.zeros(shape) for shape in (w_1.shape, len(w_1), w_2.shape, len(w_2))]
-        _filter_backward(*_arrays([grad.contiguous(), *ctx.saved_tensors]), *_arrays(out))
-        return None, None, *out
-
-
-class _Interaction(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, w_in, coefficients, w_1, b_1, w_2, b_2, distance, rows, pairs, n):
-        given = [tensor.contiguous() for tensor in (x, w_in, coefficients, w_1, b_1, w_2, b_2)]
-        ctx.pairs = pairs
-        ctx.rows = np.empty(0, dtype=np.int64) if rows is None else _rows_of(rows, n, len(x))
-        kept = [torch.empty(n, len(weight)) for weight in (w_in, w_in, w_1, w_1)]
-        out = torch.empty(n, len(w_2))
-        _interaction(*_arrays(given), ctx.rows, pairs.by_cell, *_arrays(kept), out.numpy())
-        ctx.save_for_backward(*given[:4], given[5], *kept)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        x, w_in, coefficients, w_1, w_2, *_ = ctx.saved_tensors
-        pairs = ctx.pairs
-        distance = torch.empty(len(pairs.given[0]) if ctx.needs_input_grad[7] else 0)
-        shapes = (w_in.shape, coefficients.shape, w_1.shape, len(w_1), w_2.shape, len(w_2))
-        out = [torch.empty_like(x), *(torch.zeros(shape) for shape in shapes)]
-        _interaction_backward(
-            *_arrays([grad.contiguous(), *ctx.saved_tensors]), ctx.rows,
-            pairs.by_cell, pairs.given, pairs.grid, *_arrays(out), distance.numpy(),
+    def forward(ctx, distance, given, *parameters):
+        arrays = [parameter.detach().contiguous().numpy() for parameter in parameters]
+        matrices, vectors = tuple(arrays[1 : 1 + given.n_matrices]), tuple(arrays[1 + given.n_matrices :])
+        out, kept = _forward(
+            given.nodes, given.natoms, given.pairs.by_cell, given.cells, *given.basis,
+            arrays[0], matrices, vectors,
         )  # fmt: skip
-        return *out, distance if ctx.needs_input_grad[7] else None, None, None, None
+        ctx.given, ctx.weights, ctx.kept = given, (arrays[0], matrices), kept
+        # For its check that none has changed since.
+        ctx.save_for_backward(*parameters)
+        return torch.from_numpy(out)
 
-
-def _rows_of(rows: torch.Tensor, n_nodes: int, n_rows: int) -> np.ndarray:
-    """Rows as the kernel takes them; a wrong type or index would let it read anywhere."""
-    if rows.dtype != torch.int64 or rows.shape != (n_nodes,):
-        raise TypeError(f"rows: int64 of shape ({n_nodes},) needed, not {rows.dtype} {rows.shape}")
-    if n_nodes and not 0 <= int(rows.min()) <= int(rows.max()) < n_rows:
-        raise IndexError(f"rows: one outside 0 to {n_rows - 1}")
-    return rows.contiguous().numpy()
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        given, parameters, needed = ctx.given, ctx.saved_tensors, ctx.needs_input_grad[2:]
+        n_matrices = given.n_matrices
+        head = (n_matrices - 1, n_matrices, len(needed) - 2, len(needed) - 1)
+        learn = any(need for k, need in enumerate(needed) if k not in head)
+        found, start = [], 0
+        flat = np.zeros(sum(parameter.numel() for parameter in parameters), dtype=np.float32)
+        for parameter in parameters:
+            stop = start + parameter.numel()
+            found.append(flat[start:stop].reshape(parameter.shape))
+            start = stop
+        pull = np.zeros(len(given.pairs.given[0]) if ctx.needs_input_grad[0] else 0, dtype=np.float32)
+        _backward(
+            grad.contiguous().numpy(), given.nodes, given.natoms, given.pairs.by_cell, given.pairs.given,
+            given.pairs.grid, *given.basis, *ctx.weights, ctx.kept, learn,
+            found[0], tuple(found[1 : 1 + n_matrices]), tuple(found[1 + n_matrices :]), pull,
+        )  # fmt: skip
+        gradients = [torch.from_numpy(part) if need else None for part, need in zip(found, needed, strict=True)]
+        return torch.from_numpy(pull) if ctx.needs_input_grad[0] else None, None, *gradients
 
 
 @njit(cache=True)
@@ -142,6 +182,13 @@ def _multiply(a, by):
 
 
 @njit(cache=True)
+def _add(a, more):
+    a, more = a.reshape(-1), more.reshape(-1)
+    for k in range(len(a)):
+        a[k] += more[k]
+
+
+@njit(cache=True)
 def _scale_rows(a, by):
     for r in range(len(a)):
         for k in range(a.shape[1]):
@@ -149,23 +196,11 @@ def _scale_rows(a, by):
 
 
 @njit(cache=True)
-def _reach(radial):
-    """Basis functions up to the last that any distance feels; the published ones go on past the cutoff."""
-    reach = 0
-    for r in range(len(radial)):
-        k = radial.shape[1]
-        while k > reach and radial[r, k - 1] == 0:
-            k -= 1
-        reach = max(reach, k)
-    return reach
-
-
-@njit(cache=True)
 def _filter(radial, envelope, w_1, b_1, w_2, b_2, inner, slope, out):
-    reach = _reach(radial)
-    w_1_t = np.empty((reach, len(w_1)), dtype=np.float32)
+    """Dense layer, ssp, dense layer, times the cutoff."""
+    w_1_t = np.zeros((radial.shape[1], len(w_1)), dtype=np.float32)
     for k in range(len(w_1)):
-        for c in range(reach):
+        for c in range(min(w_1.shape[1], radial.shape[1])):
             w_1_t[c, k] = w_1[k, c]
     dense(radial, w_1_t, b_1, inner)
     ssp_and_slope(inner.reshape(-1), inner.reshape(-1), slope.reshape(-1))
@@ -175,67 +210,152 @@ def _filter(radial, envelope, w_1, b_1, w_2, b_2, inner, slope, out):
 
 @njit(cache=True)
 def _filter_backward(
-    grad, radial, envelope, w_1, w_2, inner, slope, grad_w_1, grad_b_1, grad_w_2, grad_b_2
+    grad, radial, envelope, w_2, inner, slope, grad_w_1, grad_b_1, grad_w_2, grad_b_2
 ):  # fmt: skip
-    scaled = grad.copy()
-    _scale_rows(scaled, envelope)
-    summed_products(scaled, inner, grad_w_2)
-    column_sums(scaled, grad_b_2)
+    _scale_rows(grad, envelope)
+    summed_products(grad, inner, grad_w_2)
+    column_sums(grad, grad_b_2)
     grad_inner = np.empty_like(inner)
-    dense(scaled, w_2, _zeros(inner.shape[1]), grad_inner)
+    dense(grad, w_2, _zeros(inner.shape[1]), grad_inner)
     _multiply(grad_inner, slope)
     column_sums(grad_inner, grad_b_1)
-    reach = _reach(radial)
-    whole = np.zeros((len(radial), reach + -reach % LANES), dtype=np.float32)
-    whole[:, :reach] = radial[:, :reach]
-    products = np.zeros((len(w_1), whole.shape[1]), dtype=np.float32)
-    summed_products(grad_inner, whole, products)
-    grad_w_1[:, :reach] = products[:, :reach]
+    products = np.zeros((len(grad_w_1), radial.shape[1]), dtype=np.float32)
+    summed_products(grad_inner, radial, products)
+    felt = min(grad_w_1.shape[1], radial.shape[1])
+    grad_w_1[:, :felt] += products[:, :felt]
 
 
 @njit(cache=True)
-def _interaction(x, w_in, table, w_1, b_1, w_2, b_2, rows, by_cell, y, summed, inner, slope, out):
-    each = np.empty((len(x), len(w_in)), dtype=np.float32) if len(rows) else y
-    dense(x, transposed(w_in), _zeros(len(w_in)), each)
-    for k in range(len(rows)):
-        y[k] = each[rows[k]]
-    summed[:] = 0
-    convolution(y, table, by_cell, summed)
-    w_1_t, w_2_t = transposed(w_1), transposed(w_2)
-    for a in range(0, len(y), ROWS_AT_ONCE):
-        b = a + ROWS_AT_ONCE
-        dense(summed[a:b], w_1_t, b_1, inner[a:b])
-        ssp_and_slope(inner[a:b].reshape(-1), inner[a:b].reshape(-1), slope[a:b].reshape(-1))
-        dense(inner[a:b], w_2_t, b_2, out[a:b])
-
-
-@njit(cache=True)
-def _interaction_backward(
-    grad, x, w_in, table, w_1, w_2, y, summed, inner, slope, rows, by_cell, given, grid,
-    grad_x, grad_w_in, grad_table, grad_w_1, grad_b_1, grad_w_2, grad_b_2, grad_distance,
+def _forward(
+    nodes, natoms, by_cell, cells, radial, envelope, embedding, matrices, vectors
 ):  # fmt: skip
-    grad_summed = np.empty_like(summed)
-    grad_inner = np.empty((ROWS_AT_ONCE, inner.shape[1]), dtype=np.float32)
-    for a in range(0, len(y), ROWS_AT_ONCE):
-        b = min(a + ROWS_AT_ONCE, len(y))
-        summed_products(grad[a:b], inner[a:b], grad_w_2)
-        column_sums(grad[a:b], grad_b_2)
-        before = grad_inner[: b - a]
-        dense(grad[a:b], w_2, _zeros(inner.shape[1]), before)
-        _multiply(before, slope[a:b])
-        summed_products(before, summed[a:b], grad_w_1)
-        column_sums(before, grad_b_1)
-        dense(before, w_1, _zeros(summed.shape[1]), grad_summed[a:b])
-    grad_y = np.zeros_like(y)
-    convolution_backward(grad_summed, y, table, by_cell, grad_y, grad_table)
-    if len(grad_distance):
-        distance_backward(grad_summed, y, table, given, grid, grad_distance)
-    if len(rows):
-        each = np.zeros((len(x), y.shape[1]), dtype=np.float32)
-        for k in range(len(rows)):
-            each[rows[k]] += grad_y[k]
-        grad_y = each
-    for a in range(0, len(x), ROWS_AT_ONCE):
-        b = a + ROWS_AT_ONCE
-        summed_products(grad_y[a:b], x[a:b], grad_w_in)
-        dense(grad_y[a:b], w_in, _zeros(x.shape[1]), grad_x[a:b])
+    species, structure, multiplicity = nodes
+    n, n_knots, layers = len(species), len(radial), len(matrices) // _MATRICES
+    filters, features = matrices[0].shape
+    tables = np.empty((layers, cells + 3, filters), dtype=np.float32)
+    filter_inner = np.empty((layers, n_knots, filters), dtype=np.float32)
+    filter_slope = np.empty((layers, n_knots, filters), dtype=np.float32)
+    x = np.empty((layers + 1, n, features), dtype=np.float32)
+    y = np.empty((layers, n, filters), dtype=np.float32)
+    summed = np.zeros((layers, n, filters), dtype=np.float32)
+    inner = np.empty((layers, n, features), dtype=np.float32)
+    slope = np.empty((layers, n, features), dtype=np.float32)
+
+    values = np.empty((n_knots, filters), dtype=np.float32)
+    for t in range(layers):
+        w_1, w_2 = matrices[_MATRICES * t + 1], matrices[_MATRICES * t + 2]
+        b_1, b_2 = vectors[_VECTORS * t], vectors[_VECTORS * t + 1]
+        _filter(radial, envelope, w_1, b_1, w_2, b_2, filter_inner[t], filter_slope[t], values)
+        combine(values, tables[t])
+
+    # Atoms of a species are still alike before the first convolution.
+    entry = np.empty((len(embedding), filters), dtype=np.float32)
+    dense(embedding, transposed(matrices[0]), _zeros(filters), entry)
+    for i in range(n):
+        x[0, i] = embedding[species[i]]
+        y[0, i] = entry[species[i]]
+    change = np.empty((ROWS_AT_ONCE, features), dtype=np.float32)
+    for t in range(layers):
+        convolution(y[t], tables[t], by_cell, summed[t])
+        w_1, w_2 = transposed(matrices[_MATRICES * t + 3]), transposed(matrices[_MATRICES * t + 4])
+        b_1, b_2 = vectors[_VECTORS * t + 2], vectors[_VECTORS * t + 3]
+        # Of the output after the last interaction, which is not used.
+        w_in = transposed(matrices[_MATRICES * min(t + 1, layers - 1)])
+        for a in range(0, n, ROWS_AT_ONCE):
+            b = min(a + ROWS_AT_ONCE, n)
+            dense(summed[t][a:b], w_1, b_1, inner[t][a:b])
+            ssp_and_slope(inner[t][a:b].reshape(-1), inner[t][a:b].reshape(-1), slope[t][a:b].reshape(-1))
+            dense(inner[t][a:b], w_2, b_2, x[t + 1][a:b])
+            _add(x[t + 1][a:b], x[t][a:b])
+            if t + 1 < layers:
+                dense(x[t + 1][a:b], w_in, _zeros(filters), y[t + 1][a:b])
+
+    w_1, w_2 = matrices[-2], matrices[-1]
+    b_1, b_2 = vectors[-2], vectors[-1]
+    head_inner = np.empty((n, len(w_1)), dtype=np.float32)
+    head_slope = np.empty((n, len(w_1)), dtype=np.float32)
+    dense(x[layers], transposed(w_1), b_1, head_inner)
+    ssp_and_slope(head_inner.reshape(-1), head_inner.reshape(-1), head_slope.reshape(-1))
+    last = np.zeros((len(w_1), len(w_2) + -len(w_2) % LANES), dtype=np.float32)
+    last[:, : len(w_2)] = w_2.T
+    per_node = np.empty((n, last.shape[1]), dtype=np.float32)
+    dense(head_inner, last, _zeros(last.shape[1]), per_node)
+    out = np.zeros((len(natoms), len(w_2)), dtype=np.float32)
+    for i in range(n):
+        share = multiplicity[i] / natoms[structure[i]]
+        for o in range(len(w_2)):
+            out[structure[i], o] += share * (per_node[i, o] + b_2[o])
+    return out, (tables, filter_inner, filter_slope, x, y, summed, inner, slope, head_inner, head_slope)
+
+
+@njit(cache=True)
+def _backward(
+    grad, nodes, natoms, by_cell, given, grid, radial, envelope, embedding, matrices, kept, learn,
+    grad_embedding, grad_matrices, grad_vectors, grad_distance,
+):  # fmt: skip
+    species, structure, multiplicity = nodes
+    tables, filter_inner, filter_slope, x, y, summed, inner, slope, head_inner, head_slope = kept
+    layers, n, filters = y.shape
+    features = x.shape[2]
+
+    w_1, w_2 = matrices[-2], matrices[-1]
+    grad_head = np.zeros_like(head_inner)
+    for i in range(n):
+        share = multiplicity[i] / natoms[structure[i]]
+        for o in range(len(w_2)):
+            pull = share * grad[structure[i], o]
+            grad_vectors[-1][o] += pull
+            for k in range(len(w_1)):
+                grad_matrices[-1][o, k] += pull * head_inner[i, k]
+                grad_head[i, k] += pull * w_2[o, k]
+    _multiply(grad_head, head_slope)
+    summed_products(grad_head, x[layers], grad_matrices[-2])
+    column_sums(grad_head, grad_vectors[-2])
+    if not learn and not len(grad_distance):
+        return
+    grad_x = np.empty((n, features), dtype=np.float32)
+    dense(grad_head, w_1, _zeros(features), grad_x)
+
+    grad_summed = np.empty((n, filters), dtype=np.float32)
+    grad_inner = np.empty((ROWS_AT_ONCE, features), dtype=np.float32)
+    change = np.empty((ROWS_AT_ONCE, features), dtype=np.float32)
+    for t in range(layers - 1, -1, -1):
+        m, v = _MATRICES * t, _VECTORS * t
+        w_in, w_1, w_2 = matrices[m], matrices[m + 3], matrices[m + 4]
+        for a in range(0, n, ROWS_AT_ONCE):
+            b = min(a + ROWS_AT_ONCE, n)
+            before = grad_inner[: b - a]
+            dense(grad_x[a:b], w_2, _zeros(features), before)
+            _multiply(before, slope[t][a:b])
+            dense(before, w_1, _zeros(filters), grad_summed[a:b])
+            if learn:
+                summed_products(grad_x[a:b], inner[t][a:b], grad_matrices[m + 4])
+                column_sums(grad_x[a:b], grad_vectors[v + 3])
+                summed_products(before, summed[t][a:b], grad_matrices[m + 3])
+                column_sums(before, grad_vectors[v + 2])
+        grad_y = np.zeros((n, filters), dtype=np.float32)
+        grad_table = np.zeros_like(tables[t])
+        convolution_backward(grad_summed, y[t], tables[t], by_cell, grad_y, grad_table)
+        if len(grad_distance):
+            distance_backward(grad_summed, y[t], tables[t], given, grid, grad_distance)
+        if learn:
+            values = np.empty_like(filter_inner[t])
+            combine_backward(grad_table, values)
+            _filter_backward(
+                values, radial, envelope, matrices[m + 2], filter_inner[t], filter_slope[t],
+                grad_matrices[m + 1], grad_vectors[v], grad_matrices[m + 2], grad_vectors[v + 1],
+            )  # fmt: skip
+        for a in range(0, n if t else 0, ROWS_AT_ONCE):
+            b = min(a + ROWS_AT_ONCE, n)
+            dense(grad_y[a:b], w_in, _zeros(features), change[: b - a])
+            _add(grad_x[a:b], change[: b - a])
+            if learn:
+                summed_products(grad_y[a:b], x[t][a:b], grad_matrices[m])
+    if learn:
+        grad_entry = np.zeros((len(embedding), filters), dtype=np.float32)
+        for i in range(n):
+            grad_entry[species[i]] += grad_y[i]
+        dense(grad_entry, matrices[0], _zeros(features), grad_embedding)
+        summed_products(grad_entry, embedding, grad_matrices[0])
+        for i in range(n):
+            grad_embedding[species[i]] += grad_x[i]

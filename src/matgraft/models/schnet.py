@@ -11,7 +11,7 @@ from torch import nn
 
 from matgraft.graphs import Batch
 from matgraft.models.cfconv import cfconv
-from matgraft.models.fused import fused_filter, fused_interaction, fusible
+from matgraft.models.fused import fused_schnet, fusible
 from matgraft.models.radial import GaussianBasis, cosine_cutoff
 from matgraft.models.softplus import shifted_softplus
 from matgraft.models.table import Knots, Table
@@ -72,8 +72,6 @@ class FilterNetwork(nn.Module):
         )
 
     def forward(self, radial: torch.Tensor, envelope: torch.Tensor) -> torch.Tensor:
-        if fusible(self.dense[2].weight) and not radial.requires_grad:  # type: ignore[arg-type]
-            return fused_filter(radial, envelope, self.dense)
         return self.dense(radial) * envelope
 
 
@@ -88,19 +86,8 @@ class Interaction(nn.Module):
             nn.Linear(arch.filters, arch.features), ShiftedSoftplus(), nn.Linear(arch.features, arch.features)
         )
 
-    def forward(
-        self,
-        x: torch.Tensor,
-        graph: Batch,
-        filters: torch.Tensor | Table,
-        rows: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """``v`` of each node; ``rows`` says which row of ``x`` each node has, if some have the same."""
-        if isinstance(filters, Table) and fusible(x, filters.coefficients):
-            return fused_interaction(x, rows, graph, filters, self.atomwise_in, self.atomwise_out)
-        y = self.atomwise_in(x)
-        y = y if rows is None else y[rows]
-        return self.atomwise_out(cfconv(y, graph, filters))
+    def forward(self, x: torch.Tensor, graph: Batch, filters: torch.Tensor | Table) -> torch.Tensor:
+        return self.atomwise_out(cfconv(self.atomwise_in(x), graph, filters))
 
 
 class SchNet(nn.Module):
@@ -143,8 +130,13 @@ class SchNet(nn.Module):
         """``W`` of each interaction: of every pair, or as a table over the distances that occur."""
         if self.spacing is None:
             return self.filters_at(graph.distance)
+        return self.tables(self.knots(graph))
+
+    def knots(self, graph: Batch) -> Knots:
+        """Where tabulated filters are evaluated: from the smallest distance that occurs up to the cutoff."""
+        assert self.spacing is not None
         shortest = float(graph.distance.detach().min()) if len(graph.distance) else self.arch.cutoff
-        return self.tables(Knots.between(shortest, self.arch.cutoff, self.spacing))
+        return Knots.between(shortest, self.arch.cutoff, self.spacing)
 
     def tables(self, knots: Knots) -> list[Table]:
         """``W`` of each interaction as a spline."""
@@ -160,11 +152,8 @@ class SchNet(nn.Module):
         """Features of each node after the last interaction, shape (n_nodes, features)."""
         filters = self.filters(graph)
         x = self.embedding(graph.species)  # eq. (17)
-        for t, interaction in enumerate(self.interactions):  # eq. (18)
-            if t == 0:  # where nodes of the same species are still alike
-                x = x + interaction(self.embedding.weight, graph, filters[t], rows=graph.species)
-            else:
-                x = x + interaction(x, graph, filters[t])
+        for interaction, w in zip(self.interactions, filters, strict=True):  # eq. (18)
+            x = x + interaction(x, graph, w)
         return x
 
     def pool(self, per_atom: torch.Tensor, graph: Batch) -> torch.Tensor:
@@ -177,7 +166,10 @@ class SchNet(nn.Module):
 
     def forward(self, graph: Batch) -> torch.Tensor:
         """Prediction for each structure, shape (n_structures,), or (n_structures, outputs) of several."""
-        values = self.pool(self.output(self.representation(graph)), graph)
+        if fusible(self, graph):
+            values = fused_schnet(self, graph, self.knots(graph))
+        else:
+            values = self.pool(self.output(self.representation(graph)), graph)
         return values[:, 0] if self.arch.outputs == 1 else values
 
     def head(self, k: int) -> SchNet:

@@ -75,9 +75,14 @@ def _exp(x):
 
 
 @njit(cache=True)
-def _ssp(x):
-    """``max(x, 0) + ln(1 + e^-|x|) - ln 2``, with ``ln(1 + y) = 2 artanh(y / (2 + y))``."""
-    y = _exp(product(magnitude(x), splat(np.float32(-1.0))))
+def _tail(x):
+    """``e^-|x|``."""
+    return _exp(product(magnitude(x), splat(np.float32(-1.0))))
+
+
+@njit(cache=True)
+def _ssp(x, y):
+    """``max(x, 0) + ln(1 + y) - ln 2`` with ``y = e^-|x|`` and ``ln(1 + y) = 2 artanh(y / (2 + y))``."""
     u = quotient(y, fma(y, splat(np.float32(1.0)), splat(np.float32(2.0))))
     square = product(u, u)
     p = splat(np.float32(2 / 13))
@@ -92,10 +97,9 @@ def _ssp(x):
 
 
 @njit(cache=True)
-def _logistic(x):
-    """The derivative, ``1 / (1 + e^-x)``, without overflow."""
+def _logistic(x, y):
+    """The derivative, ``1 / (1 + e^-x)``, from ``y = e^-|x|``, so that nothing overflows."""
     one = splat(np.float32(1.0))
-    y = _exp(product(magnitude(x), splat(np.float32(-1.0))))
     small = quotient(y, fma(y, one, one))
     # 1 - small where x > 0: the sign enters as a number, because lanes know no branches.
     sign = larger(quotient(x, larger(magnitude(x), splat(np.float32(1e-30)))), splat(np.float32(0.0)))
@@ -107,7 +111,8 @@ def ssp(x, out):
     """Shifted softplus of a flat float32 array."""
     whole = len(x) - len(x) % LANES
     for k in range(0, whole, LANES):
-        store(out, k, _ssp(load(x, k)))
+        v = load(x, k)
+        store(out, k, _ssp(v, _tail(v)))
     for k in range(whole, len(x)):
         out[k] = max(x[k], np.float32(0.0)) + np.log1p(np.exp(-abs(x[k]))) - _LN_2
 
@@ -118,8 +123,9 @@ def ssp_and_slope(x, out, slope):
     whole = len(x) - len(x) % LANES
     for k in range(0, whole, LANES):
         v = load(x, k)
-        store(out, k, _ssp(v))
-        store(slope, k, _logistic(v))
+        y = _tail(v)
+        store(out, k, _ssp(v, y))
+        store(slope, k, _logistic(v, y))
     for k in range(whole, len(x)):
         slope[k] = np.float32(1.0) / (np.float32(1.0) + np.exp(-x[k]))
         out[k] = max(x[k], np.float32(0.0)) + np.log1p(np.exp(-abs(x[k]))) - _LN_2
@@ -129,6 +135,7 @@ def ssp_and_slope(x, out, slope):
 def _backward(grad, x, out):
     whole = len(x) - len(x) % LANES
     for k in range(0, whole, LANES):
-        store(out, k, product(load(grad, k), _logistic(load(x, k))))
+        v = load(x, k)
+        store(out, k, product(load(grad, k), _logistic(v, _tail(v))))
     for k in range(whole, len(x)):
         out[k] = grad[k] / (np.float32(1.0) + np.exp(-x[k]))

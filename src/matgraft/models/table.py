@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numba import njit
-from torch.autograd.function import once_differentiable
 
 from matgraft.models.lanes import LANES, fma, load, splat, store
 
@@ -59,25 +58,22 @@ class Table:
     ----------
     coefficients : Tensor, shape (n_cells + 3, n_filters)
         ``W(start + (g + t) step) = sum_s B_s(t) coefficients[g + s]``, ``s = 0 ... 3``, ``t`` in [0, 1].
-    start, step : float
-        Where the first cell begins, and the length of each, in Angstrom.
+    knots : Knots
+        Where its cells are.
     """
 
     coefficients: torch.Tensor
-    start: float
-    step: float
+    knots: Knots
 
     @classmethod
     def through(cls, values: torch.Tensor, knots: Knots) -> Table:
         """The spline through the values of a filter at its knots, shape (n_knots, n_filters)."""
-        if values.device.type == "cpu" and values.dtype == torch.float32 and values.shape[1] % LANES == 0:
-            return cls(_Coefficients.apply(values), knots.start, knots.step)
-        return cls(_coefficients(values), knots.start, knots.step)
+        return cls(_coefficients(values), knots)
 
     def __call__(self, distance: torch.Tensor) -> torch.Tensor:
         """Distances, shape (n,), to filter values, shape (n, n_filters), in plain torch operations."""
-        scaled = (distance - self.start) / self.step
-        cell = scaled.detach().floor().clamp(0, len(self.coefficients) - 4)
+        scaled = (distance - self.knots.start) / self.knots.step
+        cell = scaled.detach().floor().clamp(0, self.knots.cells - 1)
         t, row = (scaled - cell)[:, None], cell.long()
         weights = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3)
         return torch.stack([w / 6 * self.coefficients[row + s] for s, w in enumerate(weights)]).sum(0)
@@ -149,44 +145,28 @@ def _n_coefficients(n_knots: int) -> int:
     return (n_knots - 2 * _MARGIN - 1) * _CELLS_PER_KNOT + 3
 
 
-class _Coefficients(torch.autograd.Function):
-    """The same, compiled."""
-
-    @staticmethod
-    def forward(ctx, values):
-        ctx.shape = values.shape
-        out = torch.empty(_n_coefficients(len(values)), values.shape[1])
-        _combine(values.detach().contiguous().numpy(), _STENCILS_32, out.numpy())
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        out = torch.empty(ctx.shape)
-        _combine_backward(grad.contiguous().numpy(), _REVERSED_32, out.numpy())
-        return out
-
-
 @njit(cache=True)
-def _combine(values, stencils, out):
+def combine(values, out):
+    """The same for float32 and whole vectors of filters, compiled; ``out`` has a row per coefficient."""
     width = values.shape[1]
     for row in range(len(out)):
         knot, cell = divmod(row + _SURPLUS, _CELLS_PER_KNOT)
         for c in range(0, width, LANES):
             s = splat(np.float32(0))
-            for k in range(stencils.shape[1]):
-                s = fma(splat(stencils[cell, k]), load(values, (knot + k) * width + c), s)
+            for k in range(_STENCILS_32.shape[1]):
+                s = fma(splat(_STENCILS_32[cell, k]), load(values, (knot + k) * width + c), s)
             store(out, row * width + c, s)
 
 
 @njit(cache=True)
-def _combine_backward(grad, stencil, out):
+def combine_backward(grad, out):
+    """Gradient of :func:`combine`'s values, from that of the coefficients."""
     width = grad.shape[1]
     for knot in range(len(out)):
-        start = (knot + 1) * _CELLS_PER_KNOT - len(stencil) - _SURPLUS
-        inside = range(max(0, -start), min(len(stencil), len(grad) - start))
+        start = (knot + 1) * _CELLS_PER_KNOT - len(_REVERSED_32) - _SURPLUS
+        inside = range(max(0, -start), min(len(_REVERSED_32), len(grad) - start))
         for c in range(0, width, LANES):
             s = splat(np.float32(0))
             for k in inside:
-                s = fma(splat(stencil[k]), load(grad, (start + k) * width + c), s)
+                s = fma(splat(_REVERSED_32[k]), load(grad, (start + k) * width + c), s)
             store(out, knot * width + c, s)
