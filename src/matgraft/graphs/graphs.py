@@ -167,6 +167,27 @@ def build_graphs(dataset: Dataset, cutoff: float, merge_equivalent: bool = True)
     return Graphs(np.asarray(dataset.natoms, dtype=np.int64), *built)
 
 
+_SPHERE = 4 / 3 * np.pi
+
+
+@njit(cache=True)
+def _expected_pairs(cells, offsets, cutoff):
+    """About how many pairs there are, before equivalent atoms are merged: as if atoms were spread evenly."""
+    total = 1024.0
+    for s in range(len(cells)):
+        (a, b, c), (d, e, f), (g, h, i) = cells[s]
+        volume = abs(a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g))
+        n = offsets[s + 1] - offsets[s]
+        total += n * n * min(1.1 * _SPHERE / 2 * cutoff**3 / volume, 100.0)
+    return np.int64(total)
+
+
+@njit(cache=True)
+def _trimmed(array, size):
+    """The first elements; without the memory behind them, if that is much."""
+    return array[:size].copy() if size < 0.8 * len(array) else array[:size]
+
+
 @njit(cache=True)
 def _appended(array, size, values):
     """Put ``values`` behind the first ``size`` elements, in a longer array if need be."""
@@ -187,11 +208,12 @@ def _build(numbers, positions, cells, pbc, offsets, cutoff, tolerance, merge_equ
     pair_offsets = np.zeros(n + 1, dtype=np.int64)
     species = np.empty(len(numbers), dtype=np.uint8)
     multiplicity = np.empty(len(numbers), dtype=np.float32)
-    first = np.empty(1024, dtype=np.int32)
-    second = np.empty(1024, dtype=np.int32)
-    distance = np.empty(1024, dtype=np.float32)
-    into_first = np.empty(1024, dtype=np.float32)
-    into_second = np.empty(1024, dtype=np.float32)
+    expected = _expected_pairs(cells, offsets, cutoff)
+    first = np.empty(expected, dtype=np.int32)
+    second = np.empty(expected, dtype=np.int32)
+    distance = np.empty(expected, dtype=np.float32)
+    into_first = np.empty(expected, dtype=np.float32)
+    into_second = np.empty(expected, dtype=np.float32)
     n_nodes = n_pairs = 0
     for s in range(n):
         atoms = slice(offsets[s], offsets[s + 1])
@@ -213,11 +235,11 @@ def _build(numbers, positions, cells, pbc, offsets, cutoff, tolerance, merge_equ
         pair_offsets,
         species[:n_nodes].copy(),
         multiplicity[:n_nodes].copy(),
-        first[:n_pairs].copy(),
-        second[:n_pairs].copy(),
-        distance[:n_pairs].copy(),
-        into_first[:n_pairs].copy(),
-        into_second[:n_pairs].copy(),
+        _trimmed(first, n_pairs),
+        _trimmed(second, n_pairs),
+        _trimmed(distance, n_pairs),
+        _trimmed(into_first, n_pairs),
+        _trimmed(into_second, n_pairs),
     )
 
 

@@ -7,6 +7,12 @@ from ase.geometry import complete_cell
 from numba import njit
 
 from matgraft.errors import InputError
+from matgraft.lanes import LANES, below, count, difference, fma, load, product, splat, store_numbers
+
+_SLACK = 1e-5
+"""Places in float32 tell who is far away, in half the time; who is nearer than the cutoff and this share of
+the size of everything is looked at again in float64."""
+_FAR = np.float32(1e18)
 
 
 @njit(cache=True)
@@ -88,14 +94,19 @@ def _images(inside, fractions, cell, inverse, pbc, cutoff):
 
     Returns
     -------
-    places : ndarray, shape (3, n_images)
+    places : ndarray, shape (n_images, 3)
         Where they are.
-    owner, which : ndarray of int64, shape (n_images,)
+    rough : ndarray of float32, shape (3, n_images + LANES)
+        The same relative to ``centre``; behind the last, far away.
+    owner, which : ndarray, shape (n_images or more,)
         The atom, and the row of ``steps`` that leads from it to the image.
     starts : ndarray of int64, shape (n + 1,)
         Atom ``j`` has images ``starts[j]:starts[j + 1]``.
     steps : ndarray of int64, shape (n_steps, 3)
         In lattice vectors.
+    radius : float
+        Of the sphere around all images.
+    centre : ndarray, shape (3,)
     """
     n = len(inside)
     centre, lowest, highest = np.zeros(3), np.zeros(3), np.zeros(3)
@@ -112,32 +123,46 @@ def _images(inside, fractions, cell, inverse, pbc, cutoff):
         radius = max(radius, x * x + y * y + z * z)
     radius = np.sqrt(radius) * (1 + 1e-9) + 1e-9
     steps = _translations(cell, most, 2 * radius + cutoff)
-    vectors = np.empty((len(steps), 3))
-    for t in range(len(steps)):
+    radius += cutoff
+    slack = np.float32(_SLACK * radius)
+    # Where each step leads, in Angstrom and in lattice vectors; behind the last, far away.
+    n_steps = len(steps)
+    vectors, ways = np.empty((n_steps, 3)), np.full((6, n_steps + LANES), _FAR, dtype=np.float32)
+    for t in range(n_steps):
         for x in range(3):
             vectors[t, x] = steps[t, 0] * cell[0, x] + steps[t, 1] * cell[1, x] + steps[t, 2] * cell[2, x]
-    squared = (radius + cutoff) ** 2
-    most_images = n * len(steps) + 1
-    places = np.empty((3, most_images))
-    owner, which = np.empty(most_images, dtype=np.int64), np.empty(most_images, dtype=np.int64)
+            ways[x, t], ways[3 + x, t] = vectors[t, x], steps[t, x]
+    row = ways.shape[1]
+    owner, which = np.empty(n * n_steps, dtype=np.int64), np.empty(n * n_steps + LANES, dtype=np.uint32)
     starts = np.zeros(n + 1, dtype=np.int64)
+    limit = splat(np.float32(radius * radius) + slack)
     found = 0
     for j in range(n):
-        for t in range(len(steps)):
-            x, y, z = inside[j, 0] + vectors[t, 0], inside[j, 1] + vectors[t, 1], inside[j, 2] + vectors[t, 2]
-            a, b = fractions[j, 0] + steps[t, 0], fractions[j, 1] + steps[t, 1]
-            c = fractions[j, 2] + steps[t, 2]
-            places[0, found], places[1, found], places[2, found] = x, y, z
-            owner[found], which[found] = j, t
-            x, y, z = x - centre[0], y - centre[1], z - centre[2]
-            found += (
-                (x * x + y * y + z * z <= squared)
-                & (lowest[0] <= a) & (a <= highest[0])
-                & (lowest[1] <= b) & (b <= highest[1])
-                & (lowest[2] <= c) & (c <= highest[2])
-            )  # fmt: skip
+        x = splat(np.float32(centre[0] - inside[j, 0]))
+        y = splat(np.float32(centre[1] - inside[j, 1]))
+        z = splat(np.float32(centre[2] - inside[j, 2]))
+        for start in range(0, n_steps, LANES):
+            a = difference(load(ways, start), x)
+            b = difference(load(ways, row + start), y)
+            c = difference(load(ways, 2 * row + start), z)
+            near = below(fma(a, a, fma(b, b, product(c, c))), limit)
+            for k in range(3):
+                along = load(ways, (3 + k) * row + start)
+                low = splat(np.float32(lowest[k] - fractions[j, k]) - slack)
+                high = splat(np.float32(highest[k] - fractions[j, k]) + slack)
+                near &= below(low, along) & below(along, high)
+            store_numbers(which, found, start, near)
+            found += count(near)
         starts[j + 1] = found
-    return places[:, :found], owner[:found], which[:found], starts, steps
+    places, rough = np.empty((found, 3)), np.empty((3, found + LANES), dtype=np.float32)
+    for j in range(n):
+        for g in range(starts[j], starts[j + 1]):
+            owner[g] = j
+            for k in range(3):
+                places[g, k] = inside[j, k] + vectors[which[g], k]
+                rough[k, g] = places[g, k] - centre[k]
+    rough[:, found : found + LANES] = _FAR
+    return places, rough, owner, which, starts, steps, radius, centre
 
 
 @njit(cache=True)
@@ -156,39 +181,44 @@ def half_list(positions, cell, pbc, cutoff):
     n = len(positions)
     inverse = _inverse(cell)
     inside, home, fractions = _inside(positions, cell, inverse, pbc)
-    places, owner, which, starts, steps = _images(inside, fractions, cell, inverse, pbc, cutoff)
+    places, rough, owner, which, starts, steps, radius, centre = _images(
+        inside, fractions, cell, inverse, pbc, cutoff
+    )
     forward = np.empty(len(steps), dtype=np.bool_)
     for t in range(len(steps)):
         a, b, c = steps[t]
         forward[t] = a > 0 or (a == 0 and (b > 0 or (b == 0 and c > 0)))
     squared = cutoff * cutoff
+    limit = splat(np.float32(squared + _SLACK * radius * radius))
     capacity = 64 + 32 * n
     first = np.empty(capacity, dtype=np.int64)
     second = np.empty(capacity, dtype=np.int64)
     distance = np.empty(capacity)
     step = np.empty(capacity, dtype=np.int64)
-    apart = np.empty(places.shape[1])
-    near = np.empty(places.shape[1] + 1, dtype=np.int64)
+    row = rough.shape[1]
+    candidates = np.empty(row, dtype=np.uint32)
     found = 0
     for i in range(n):
-        # Images of this atom and of later ones; as slices, because loops over these become vector code.
-        xs, ys, zs = places[0, starts[i] :], places[1, starts[i] :], places[2, starts[i] :]
         x, y, z = inside[i, 0], inside[i, 1], inside[i, 2]
-        for g in range(len(xs)):
-            apart[g] = (xs[g] - x) ** 2 + (ys[g] - y) ** 2 + (zs[g] - z) ** 2
-        count = 0
-        for g in range(len(xs)):
-            near[count] = g
-            count += apart[g] < squared
-        while found + count > len(first):
+        u, v = splat(np.float32(x - centre[0])), splat(np.float32(y - centre[1]))
+        w = splat(np.float32(z - centre[2]))
+        met = 0
+        # Images of this atom and of later ones.
+        for start in range(starts[i], starts[n], LANES):
+            a = difference(load(rough, start), u)
+            b = difference(load(rough, row + start), v)
+            c = difference(load(rough, 2 * row + start), w)
+            near = below(fma(a, a, fma(b, b, product(c, c))), limit)
+            store_numbers(candidates, met, start, near)
+            met += count(near)
+        while found + met > len(first):
             first, second, distance, step = grown(first), grown(second), grown(distance), grown(step)
-        for k in range(count):
-            g = near[k] + starts[i]
-            first[found], second[found] = i, owner[g]
-            distance[found] = np.sqrt(apart[near[k]])
-            step[found] = which[g]
-            found += (owner[g] != i) | forward[which[g]]
-    return first[:found], second[:found], distance[:found], step[:found], steps, home
+        for k in range(met):
+            g = candidates[k]
+            away = (places[g, 0] - x) ** 2 + (places[g, 1] - y) ** 2 + (places[g, 2] - z) ** 2
+            first[found], second[found], distance[found], step[found] = i, owner[g], away, which[g]
+            found += (away < squared) & ((owner[g] != i) | forward[which[g]])
+    return first[:found], second[:found], np.sqrt(distance[:found]), step[:found], steps, home
 
 
 @njit(cache=True)

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from matgraft.graphs import Batch
-from matgraft.models.lanes import CHANNELS, LANES, fma, load, product, splat, store, total
+from matgraft.lanes import CHANNELS, LANES, fma, load, product, splat, store, total
 from matgraft.models.table import Knots, Table
 
 

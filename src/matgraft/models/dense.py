@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from matgraft.models.lanes import LANES, fma, load, splat, store
+from matgraft.lanes import LANES, fma, load, splat, store
 
 _ROWS = 6
 """Rows at a time: their sums and one row of the other matrix fill the registers of a processor with AVX2."""

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from matgraft.graphs import Batch
 from matgraft.models.cfconv import Pairs, convolution, convolution_backward, distance_backward
 from matgraft.models.dense import ROWS_AT_ONCE, column_sums, dense, filled, summed_products, transposed
-from matgraft.models.lanes import CHANNELS, LANES
+from matgraft.lanes import CHANNELS, LANES
 from matgraft.models.radial import GaussianBasis, cosine_cutoff
 from matgraft.models.softplus import ssp_and_slope
 from matgraft.models.table import Knots, combine, combine_backward

@@ -10,7 +10,7 @@ from numba import njit
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from matgraft.models.lanes import (
+from matgraft.lanes import (
     LANES,
     fma,
     larger,

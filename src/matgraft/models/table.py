@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numba import njit
 
-from matgraft.models.lanes import LANES, fma, load, splat, store
+from matgraft.lanes import LANES, fma, load, splat, store
 
 _CELLS_PER_KNOT = 3
 _POINTS = 12

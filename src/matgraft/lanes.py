@@ -16,6 +16,7 @@ LANES = 16
 CHANNELS = 2 * LANES
 """Filters that the convolution works on at a time: the registers hold so many's coefficients of one cell."""
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
+_INTEGERS = ir.VectorType(ir.IntType(32), LANES)
 
 
 class _LanesType(types.Type):
@@ -93,6 +94,69 @@ def product(typing, a, b):
 
 
 @intrinsic
+def difference(typing, a, b):
+    """``a - b``."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.fsub(*arguments)
+
+    return _lanes(_lanes, _lanes), generate
+
+
+@intrinsic
+def below(typing, a, b):
+    """Where ``a < b``, as the sixteen lowest bits of a whole number, the first lane's the lowest."""
+
+    def generate(context, builder, signature, arguments):
+        bits = builder.bitcast(builder.fcmp_ordered("<", *arguments), ir.IntType(LANES))
+        return builder.zext(bits, ir.IntType(64))
+
+    return types.int64(_lanes, _lanes), generate
+
+
+@intrinsic
+def count(typing, bits):
+    """How many bits are set."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.ctpop(arguments[0])
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def store_numbers(typing, array, offset, first, bits):
+    """Write ``first + k`` for every bit ``k`` of ``bits`` that is set, one behind the other from ``offset`` on.
+
+    What follows, up to sixteen numbers in all, is overwritten with anything.
+    """
+    if not isinstance(array, types.Array) or array.dtype != types.uint32 or array.layout != "C":
+        raise TypingError(f"a C-contiguous uint32 array is needed, not {array}")
+
+    def generate(context, builder, signature, arguments):
+        array, offset, first, bits = arguments
+        nothing = ir.Constant(_INTEGERS, ir.Undefined)
+        everywhere = ir.Constant(_INTEGERS, [0] * LANES)
+        start = builder.insert_element(
+            nothing, builder.trunc(first, ir.IntType(32)), ir.Constant(ir.IntType(32), 0)
+        )
+        numbers = builder.add(
+            builder.shuffle_vector(start, nothing, everywhere), ir.Constant(_INTEGERS, list(range(LANES)))
+        )
+        mask = ir.VectorType(ir.IntType(1), LANES)
+        chosen = builder.bitcast(builder.trunc(bits, ir.IntType(LANES)), mask)
+        kind = ir.FunctionType(_INTEGERS, [_INTEGERS, mask, _INTEGERS])
+        name = f"llvm.experimental.vector.compress.v{LANES}i32"
+        compress = cgutils.get_or_insert_function(builder.module, kind, name)
+        data = cgutils.create_struct_proxy(signature.args[0])(context, builder, value=array).data
+        pointer = builder.bitcast(builder.gep(data, [offset]), _INTEGERS.as_pointer())
+        builder.store(builder.call(compress, [numbers, chosen, nothing]), pointer, align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.int64, types.int64), generate
+
+
+@intrinsic
 def fma(typing, a, b, c):
     """``a * b + c``."""
 
@@ -123,9 +187,6 @@ def total(typing, a):
         return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
 
     return types.float32(_lanes), generate
-
-
-_INTEGERS = ir.VectorType(ir.IntType(32), LANES)
 
 
 def _unary(name):
