@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from ase.data import chemical_symbols
 from peers import Matgraft, PyG, SchNetPack, Side
 from workloads import Workload, mp_crystals, oxides, rattled_prototypes
 
@@ -87,6 +88,6 @@ def batches(n: int, rounds: int) -> list[np.ndarray]:
 
 
 def predictor(network: SchNet) -> Model:
-    """A model whose prediction per atom is the bare output of ``network``."""
+    """A model of every element whose prediction per atom is the bare output of ``network``."""
     label = Label("energy", unit="eV/atom", kind="atom")
-    return Model(network, label, References.none(), scale=1.0, species=frozenset())
+    return Model(network, label, References.none(), scale=1.0, species=frozenset(chemical_symbols[1:]))

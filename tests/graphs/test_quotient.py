@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from matgraft.data import Dataset
 from matgraft.graphs import Graphs, build_graphs, neighbour_list
-from matgraft.graphs.quotient import _distance_classes
+from matgraft.graphs.quotient import _ascending, _distance_classes
 
 CUTOFF = 5.0
 
@@ -177,12 +177,18 @@ def test_atoms_that_only_distant_neighbours_tell_apart():
     assert sorted(chain.multiplicity) == [1, 2, 2, 2, 2]
 
 
+def classes_of(distance):
+    order, ascending = _ascending(distance)
+    assert ascending.tolist() == sorted(distance) == distance[order].tolist()
+    return _distance_classes(order, ascending, 1e-5)
+
+
 def test_close_distances_share_a_class_but_chains_of_them_do_not():
     distance = np.array([3.0, 2.0, 2.0 + 5e-6, 3.0 + 2e-5])
-    assert _distance_classes(distance, np.argsort(distance), 1e-5).tolist() == [1, 0, 0, 2]
+    assert classes_of(distance).tolist() == [1, 0, 0, 2]
     chain = 2.0 + 9e-6 * np.arange(40)
-    classes = _distance_classes(chain, np.argsort(chain), 1e-5)
+    classes = classes_of(chain)
     assert all(np.ptp(chain[classes == c]) <= 3e-5 for c in np.unique(classes))
     # The same pair measured from either end, right where a long chain has to be cut.
     both_ways = np.array([2.0, 2.0 + 9e-6, 2.0 + 1.8e-5, 2.0 + 2e-5 - 1e-13, 2.0 + 2e-5 + 1e-13])
-    assert len(set(_distance_classes(both_ways, np.argsort(both_ways), 1e-5)[-2:])) == 1
+    assert len(set(classes_of(both_ways)[-2:])) == 1

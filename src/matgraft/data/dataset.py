@@ -105,7 +105,7 @@ class Dataset:
     source: str = ""
 
     def __post_init__(self) -> None:
-        n, total = len(self.ids), int(np.sum(self.natoms))
+        n, total = len(self.ids), int(self.natoms.sum())
         shapes = {
             "natoms": (n,),
             "numbers": (total,),

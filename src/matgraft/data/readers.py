@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -208,8 +209,8 @@ def _by_content(content: bytes) -> Format | None:
         return ASE_DB
     if content.startswith(b"PK\x03\x04"):
         return NPZ
-    lines = content.decode("utf-8-sig", errors="replace").splitlines()
-    telling = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    lines = (line.strip() for line in content.decode("utf-8-sig", errors="replace").splitlines())
+    telling = list(islice((line for line in lines if line and not line.startswith("#")), 2))
     if not telling:
         return None
     if telling[0].startswith(("{", "[")) and b'"' in content[:200]:

@@ -13,6 +13,9 @@ from numba import njit
 TOLERANCE = 1e-5
 """Distances (Angstrom) closer than this count as equal."""
 
+_FEW = 48
+"""So many are sorted faster by insertion."""
+
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -29,47 +32,51 @@ def _mix(x):
 
 @njit(cache=True)
 def _ascending(distance):
-    """Order that sorts distances: into as many buckets as there are distances, then by insertion.
+    """Order that sorts distances, and the sorted distances: into as many buckets as there are distances, then
+    by insertion.
 
     Neighbours fill a sphere evenly, so cubes of their distances are spread evenly.
     """
     n = len(distance)
     largest = distance.max() if n else 0.0
+    scale = n / max(largest**3, 1e-30)
     bucket = np.empty(n, dtype=np.int64)
+    for e in range(n):
+        d = distance[e]
+        bucket[e] = min(int(scale * d * d * d), n - 1)
     ends = np.zeros(n + 1, dtype=np.int64)
     for e in range(n):
-        share = distance[e] / max(largest, 1e-30)
-        bucket[e] = min(int(n * share * share * share), n - 1)
         ends[bucket[e] + 1] += 1
     for b in range(n):
         ends[b + 1] += ends[b]
-    order = np.empty(n, dtype=np.int64)
+    order, ascending = np.empty(n, dtype=np.int64), np.empty(n)
     for e in range(n):
-        order[ends[bucket[e]]] = e
-        ends[bucket[e]] += 1
+        at = ends[bucket[e]]
+        ends[bucket[e]] = at + 1
+        order[at], ascending[at] = e, distance[e]
     for k in range(1, n):
-        e, at = order[k], k
-        while at > 0 and distance[order[at - 1]] > distance[e]:
-            order[at] = order[at - 1]
+        d, e, at = ascending[k], order[k], k
+        while at > 0 and ascending[at - 1] > d:
+            order[at], ascending[at] = order[at - 1], ascending[at - 1]
             at -= 1
-        order[at] = e
-    return order
+        order[at], ascending[at] = e, d
+    return order, ascending
 
 
 @njit(cache=True)
-def _distance_classes(distance, order, tolerance):
-    """Number the groups of (almost) equal distances, nearest first; ``order`` sorts them."""
-    group = np.empty(len(distance), dtype=np.int64)
+def _distance_classes(order, ascending, tolerance):
+    """Number the groups of (almost) equal distances, nearest first."""
+    group = np.empty(len(order), dtype=np.int64)
     current = -1
     first = last = -np.inf
-    for e in order:
-        d = distance[e]
+    for k in range(len(order)):
+        d = ascending[k]
         # A chain of close distances must not grow into one wide group, nor may round-off part equal ones.
         if d - last > tolerance or (d - first > 2 * tolerance and d - last > 1e-9):
             current += 1
             first = d
         last = d
-        group[e] = current
+        group[order[k]] = current
     return group
 
 
@@ -99,10 +106,15 @@ def colours(numbers, first, second, group):
     sums = np.empty(n, dtype=np.uint64)
     while classes < n:
         sums[:] = 0
-        for e in range(len(group)):
-            i, j = first[e], second[e]
-            sums[i] += _mix(colour[j] ^ mixed[e])
-            sums[j] += _mix(colour[i] ^ mixed[e])
+        e = 0
+        while e < len(group):
+            # Pairs come sorted by their first atom, whose sum need not go through memory each time.
+            i, own = first[e], np.uint64(0)
+            while e < len(group) and first[e] == i:
+                own += _mix(colour[second[e]] ^ mixed[e])
+                sums[second[e]] += _mix(colour[i] ^ mixed[e])
+                e += 1
+            sums[i] += own
         for i in range(n):
             colour[i] = _mix(colour[i] ^ _mix(sums[i]))
         refined = len(np.unique(colour))
@@ -110,6 +122,28 @@ def colours(numbers, first, second, group):
             break
         classes = refined
     return np.searchsorted(np.unique(colour), colour)
+
+
+@njit(cache=True)
+def _sort_within_classes(keys, lengths, size):
+    """Sort keys, and lengths by them, both in place; ``keys // size`` are ascending already."""
+    start = 0
+    while start < len(keys):
+        stop = start + 1
+        end = (keys[start] // size + 1) * size
+        while stop < len(keys) and keys[stop] < end:
+            stop += 1
+        if stop - start > _FEW:
+            order = np.argsort(keys[start:stop], kind="mergesort")
+            keys[start:stop], lengths[start:stop] = keys[start:stop][order], lengths[start:stop][order]
+        else:
+            for k in range(start + 1, stop):
+                key, length, at = keys[k], lengths[k], k
+                while at > start and keys[at - 1] > key:
+                    keys[at], lengths[at] = keys[at - 1], lengths[at - 1]
+                    at -= 1
+                keys[at], lengths[at] = key, length
+        start = stop
 
 
 @njit(cache=True)
@@ -135,8 +169,8 @@ def pairs(numbers, first, second, distance, tolerance, merge_equivalent):
             if first[e] == second[e]:
                 into_first[e], into_second[e] = 2, 0
         return numbers, np.ones(n, dtype=np.int64), first, second, distance, into_first, into_second
-    order = _ascending(distance)
-    group = _distance_classes(distance, order, tolerance)
+    order, ascending = _ascending(distance)
+    group = _distance_classes(order, ascending, tolerance)
     colour = colours(numbers, first, second, group)
     nodes = 0
     for i in range(n):
@@ -163,8 +197,7 @@ def pairs(numbers, first, second, distance, tolerance, merge_equivalent):
                 lengths[seen] = distance[e]
                 seen += 1
             i, j = j, i
-    by_key = np.argsort(keys[:seen], kind="mergesort")
-    keys, lengths = keys[by_key], lengths[by_key]
+    _sort_within_classes(keys[:seen], lengths[:seen], nodes * nodes)
     node_first = np.empty(seen, dtype=np.int64)
     node_second = np.empty(seen, dtype=np.int64)
     pair_distance = np.empty(seen)

@@ -61,16 +61,22 @@ def dense(x, weight, bias, out):
             store(out, at + 3 * n_out, s3)
             store(out, at + 4 * n_out, s4)
             store(out, at + 5 * n_out, s5)
+    last = n_out - LANES
     for r in range(n - alone, n):
-        for c in range(0, n_out, 2 * LANES):
-            d = min(c + LANES, n_out - LANES)
-            s0, s1 = load(bias, c), load(bias, d)
+        # Several sums at once, because each has to wait for its own last product.
+        for c0 in range(0, n_out, 4 * LANES):
+            c1, c2, c3 = min(c0 + LANES, last), min(c0 + 2 * LANES, last), min(c0 + 3 * LANES, last)
+            s0, s1, s2, s3 = load(bias, c0), load(bias, c1), load(bias, c2), load(bias, c3)
             for k in range(n_in):
-                v = splat(x[r, k])
-                s0 = fma(v, load(weight, k * n_out + c), s0)
-                s1 = fma(v, load(weight, k * n_out + d), s1)
-            store(out, r * n_out + c, s0)
-            store(out, r * n_out + d, s1)
+                v, row = splat(x[r, k]), k * n_out
+                s0 = fma(v, load(weight, row + c0), s0)
+                s1 = fma(v, load(weight, row + c1), s1)
+                s2 = fma(v, load(weight, row + c2), s2)
+                s3 = fma(v, load(weight, row + c3), s3)
+            store(out, r * n_out + c0, s0)
+            store(out, r * n_out + c1, s1)
+            store(out, r * n_out + c2, s2)
+            store(out, r * n_out + c3, s3)
 
 
 @njit(cache=True)

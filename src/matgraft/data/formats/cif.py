@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import gemmi
 import numpy as np
-from ase import Atoms
-from ase.geometry import cellpar_to_cell
 
 from matgraft.data.dataset import Dataset
 from matgraft.data.formats.common import Skipped, refuse, stem
@@ -63,8 +62,7 @@ def _check_formula(block: gemmi.cif.Block, numbers: np.ndarray) -> None:
         stated[element] = stated.get(element, 0) + float(match[2] or 1)
     if not stated:
         return
-    elements, counts = np.unique(numbers, return_counts=True)
-    found = dict(zip(elements.tolist(), counts.tolist(), strict=True))
+    found = Counter(numbers.tolist())
     total_stated, total_found = sum(stated.values()), sum(found.values())
     if set(stated) != set(found) or any(
         abs(stated[z] / total_stated - found[z] / total_found) > 1e-3 for z in stated
@@ -75,8 +73,9 @@ def _check_formula(block: gemmi.cif.Block, numbers: np.ndarray) -> None:
         )
 
 
-def atoms_from_block(block: gemmi.cif.Block) -> Atoms:
-    """The full cell that a CIF data block describes; ValueError says what stands against it."""
+def _structure(block: gemmi.cif.Block) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Atomic numbers, positions and cell that a CIF data block describes; ValueError says what stands against
+    it."""
     small = gemmi.make_small_structure_from_block(block)
     sites = list(small.sites)
     if block.find_value("_cell_length_a") is None:
@@ -91,13 +90,13 @@ def atoms_from_block(block: gemmi.cif.Block) -> Atoms:
             )
     frac = np.asarray([site.fract.tolist() for site in sites])
     numbers = np.asarray([site.element.atomic_number for site in sites])
-    cell = cellpar_to_cell(small.cell.parameters)
+    cell = np.asarray(small.cell.orth.mat.tolist()).T
     operations = _operations(small)
     if len(operations) > 1 and np.isfinite(frac).all():
         origin, frac = _expand(frac, operations, cell)
         numbers = numbers[origin]
     _check_formula(block, numbers)
-    return Atoms(numbers, frac @ cell, cell=cell, pbc=True)
+    return numbers, frac @ cell, cell
 
 
 def read_cif(path: Path, skipped: list[Skipped] | None = None) -> Dataset:
@@ -112,9 +111,18 @@ def read_cif(path: Path, skipped: list[Skipped] | None = None) -> Dataset:
     for block in blocks:
         name = stem(path) if len(blocks) == 1 else block.name
         try:
-            structures.append(atoms_from_block(block))
+            structures.append(_structure(block))
         except ValueError as error:
             refuse(path, name, f"{path}: structure {block.name}: {error}.", skipped)
             continue
         ids.append(name)
-    return Dataset.from_atoms(structures, ids, source=str(path))
+    numbers, positions, cells = zip(*structures, strict=True) if structures else ((), (), ())
+    return Dataset(
+        ids=np.asarray(ids, dtype=str),
+        natoms=np.asarray([len(each) for each in numbers], dtype=np.int64),
+        numbers=np.concatenate([*numbers, np.zeros(0)]).astype(np.uint8),
+        positions=np.concatenate([*positions, np.zeros((0, 3))]),
+        cells=np.asarray(cells, dtype=float).reshape(-1, 3, 3),
+        pbc=np.ones((len(ids), 3), dtype=bool),
+        source=str(path),
+    )
