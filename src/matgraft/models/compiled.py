@@ -13,7 +13,7 @@ from numba import njit
 
 from matgraft.graphs import Graphs
 from matgraft.models.cfconv import convolution, sort_by_cell
-from matgraft.models.dense import ROWS_AT_ONCE, dense, filled
+from matgraft.models.dense import ROWS_AT_ONCE, dense, filled, packed
 from matgraft.lanes import CHANNELS
 from matgraft.models.schnet import SchNet
 from matgraft.models.softplus import ssp
@@ -31,7 +31,7 @@ their features near the core."""
 
 @dataclass(frozen=True)
 class CompiledSchNet:
-    """Weights of a network, laid out for :func:`_energies`; matrices as (in, out), widths filled up.
+    """Weights of a network, laid out for :func:`_energies`, widths filled up.
 
     Attributes
     ----------
@@ -71,7 +71,7 @@ class CompiledSchNet:
         tensors = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
 
         def matrix(name: str) -> np.ndarray:
-            return filled(tensors[f"{name}.weight"].T, (0, 1), CHANNELS)
+            return packed(filled(tensors[f"{name}.weight"].T, (0, 1), CHANNELS))
 
         def vector(name: str) -> np.ndarray:
             return filled(tensors[f"{name}.bias"], (0,), CHANNELS)
@@ -85,7 +85,7 @@ class CompiledSchNet:
         weights = (
             embedding,
             # The first atom-wise layer acts on species alone.
-            embedding @ into[0],
+            embedding @ filled(tensors["interactions.0.atomwise_in.weight"].T, (0, 1), CHANNELS),
             into,
             filled(coefficients, (2,), CHANNELS),
             layers(matrix, "atomwise_out.0"),
@@ -124,7 +124,7 @@ class CompiledSchNet:
 def _per_node(species, first, second, distance, into_first, into_second, weights):
     """The whole network but the sum over atoms; shape (n_nodes, n_outputs or more)."""
     embedding, entry, w_in, tables, w_1, b_1, w_2, b_2, w_hidden, b_hidden, w_last, b_last, inverse = weights
-    width = w_in.shape[2]
+    width = tables.shape[2]
     n = len(species)
     by_cell = sort_by_cell(
         first, second, distance, into_first, into_second, np.float32(0), inverse, tables.shape[1] - 3
@@ -136,7 +136,7 @@ def _per_node(species, first, second, distance, into_first, into_second, weights
         y[i] = entry[species[i]]
     no_bias = np.zeros(width, dtype=np.float32)
     summed = np.empty((n, width), dtype=np.float32)
-    inner = np.empty((ROWS_AT_ONCE, w_1.shape[2]), dtype=np.float32)
+    inner = np.empty((ROWS_AT_ONCE, b_1.shape[1]), dtype=np.float32)
     change = np.empty((ROWS_AT_ONCE, x.shape[1]), dtype=np.float32)
     for layer in range(len(w_in)):
         summed[:] = 0
@@ -149,8 +149,8 @@ def _per_node(species, first, second, distance, into_first, into_second, weights
             x[a:b] += change[: b - a]
             if layer + 1 < len(w_in):
                 dense(x[a:b], w_in[layer + 1], no_bias, y[a:b])
-    out = np.empty((n, w_last.shape[1]), dtype=np.float32)
-    hidden = np.empty((ROWS_AT_ONCE, w_hidden.shape[1]), dtype=np.float32)
+    out = np.empty((n, len(b_last)), dtype=np.float32)
+    hidden = np.empty((ROWS_AT_ONCE, len(b_hidden)), dtype=np.float32)
     for a in range(0, n, ROWS_AT_ONCE):
         b = min(a + ROWS_AT_ONCE, n)
         dense(x[a:b], w_hidden, b_hidden, hidden[: b - a])

@@ -31,52 +31,84 @@ def dense(x, weight, bias, out):
     Parameters
     ----------
     x : ndarray, shape (n, n_in)
-    weight : ndarray, shape (n_in, n_out)
-        ``n_out`` a multiple of :data:`LANES`.
+    weight : ndarray, shape (n_out / LANES, n_in, LANES)
+        Result of :func:`packed` or :func:`packed_transposed`.
     bias : ndarray, shape (n_out,)
     out : ndarray, shape (n, n_out)
     """
-    n_in, n_out = weight.shape
-    n = len(x)
+    blocks, n_in = weight.shape[:2]
+    n, n_out = len(x), blocks * LANES
     left = n % _ROWS
     # Many rows that are left over go with some that are done already, a few alone: whichever is less work.
     alone = left if n < _ROWS or left < 3 else 0
-    for c in range(0, n_out, LANES):
-        start = load(bias, c)
-        for block in range(0, n - alone, _ROWS):
-            r = min(block, n - _ROWS)
+    for block in range(blocks):
+        start, w_at = load(bias, block * LANES), block * n_in * LANES
+        for first in range(0, n - alone, _ROWS):
+            r = min(first, n - _ROWS)
             s0 = s1 = s2 = s3 = s4 = s5 = start
             for k in range(n_in):
-                w = load(weight, k * n_out + c)
+                w = load(weight, w_at + k * LANES)
                 s0 = fma(splat(x[r, k]), w, s0)
                 s1 = fma(splat(x[r + 1, k]), w, s1)
                 s2 = fma(splat(x[r + 2, k]), w, s2)
                 s3 = fma(splat(x[r + 3, k]), w, s3)
                 s4 = fma(splat(x[r + 4, k]), w, s4)
                 s5 = fma(splat(x[r + 5, k]), w, s5)
-            at = r * n_out + c
+            at = r * n_out + block * LANES
             store(out, at, s0)
             store(out, at + n_out, s1)
             store(out, at + 2 * n_out, s2)
             store(out, at + 3 * n_out, s3)
             store(out, at + 4 * n_out, s4)
             store(out, at + 5 * n_out, s5)
-    last = n_out - LANES
+    size = n_in * LANES
     for r in range(n - alone, n):
         # Several sums at once, because each has to wait for its own last product.
-        for c0 in range(0, n_out, 4 * LANES):
-            c1, c2, c3 = min(c0 + LANES, last), min(c0 + 2 * LANES, last), min(c0 + 3 * LANES, last)
-            s0, s1, s2, s3 = load(bias, c0), load(bias, c1), load(bias, c2), load(bias, c3)
+        for b0 in range(0, blocks, 4):
+            b1, b2, b3 = min(b0 + 1, blocks - 1), min(b0 + 2, blocks - 1), min(b0 + 3, blocks - 1)
+            s0, s1 = load(bias, b0 * LANES), load(bias, b1 * LANES)
+            s2, s3 = load(bias, b2 * LANES), load(bias, b3 * LANES)
             for k in range(n_in):
-                v, row = splat(x[r, k]), k * n_out
-                s0 = fma(v, load(weight, row + c0), s0)
-                s1 = fma(v, load(weight, row + c1), s1)
-                s2 = fma(v, load(weight, row + c2), s2)
-                s3 = fma(v, load(weight, row + c3), s3)
-            store(out, r * n_out + c0, s0)
-            store(out, r * n_out + c1, s1)
-            store(out, r * n_out + c2, s2)
-            store(out, r * n_out + c3, s3)
+                v, row = splat(x[r, k]), k * LANES
+                s0 = fma(v, load(weight, row + b0 * size), s0)
+                s1 = fma(v, load(weight, row + b1 * size), s1)
+                s2 = fma(v, load(weight, row + b2 * size), s2)
+                s3 = fma(v, load(weight, row + b3 * size), s3)
+            store(out, r * n_out + b0 * LANES, s0)
+            store(out, r * n_out + b1 * LANES, s1)
+            store(out, r * n_out + b2 * LANES, s2)
+            store(out, r * n_out + b3 * LANES, s3)
+
+
+@njit(cache=True)
+def packed(a):
+    """A matrix, shape (n_in, n_out), as :func:`dense` takes it: by blocks of columns, so that it is read from
+    front to back; zeros behind the last column fill its block."""
+    n_in, n_out = a.shape
+    out = np.zeros(((n_out + LANES - 1) // LANES, n_in, LANES), dtype=a.dtype)
+    for block in range(len(out)):
+        start = block * LANES
+        for k in range(n_in):
+            for c in range(min(LANES, n_out - start)):
+                out[block, k, c] = a[k, start + c]
+    return out
+
+
+@njit(cache=True)
+def packed_transposed(a, n_in):
+    """The same of the transpose of a matrix, shape (n_out, columns), of which ``n_in`` columns count; if it has
+    fewer, there are zeros behind."""
+    n_out, columns = a.shape
+    out = np.zeros(((n_out + LANES - 1) // LANES, n_in, LANES), dtype=a.dtype)
+    columns = min(columns, n_in)
+    # Eight columns at a time, so that what is read across rows is still near when the next one needs it.
+    for block in range(len(out)):
+        start = block * LANES
+        for first in range(0, columns, 8):
+            for c in range(min(LANES, n_out - start)):
+                for k in range(first, min(first + 8, columns)):
+                    out[block, k, c] = a[start + c, k]
+    return out
 
 
 @njit(cache=True)
@@ -110,20 +142,6 @@ def summed_products(a, b, out):
                 store(out, at + n_in, s1)
                 store(out, at + 2 * n_in, s2)
                 store(out, at + 3 * n_in, s3)
-
-
-@njit(cache=True)
-def transposed(a):
-    """A C-contiguous copy of ``a.T``; both lengths multiples of :data:`LANES`."""
-    rows, columns = a.shape
-    out = np.empty((columns, rows), dtype=a.dtype)
-    # Eight by eight, so that what is read by columns is still near when the next column needs it.
-    for c in range(0, columns, 8):
-        for r in range(0, rows, 8):
-            for i in range(c, c + 8):
-                for j in range(r, r + 8):
-                    out[i, j] = a[j, i]
-    return out
 
 
 @njit(cache=True)

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from matgraft.graphs import Batch
 from matgraft.models.cfconv import Pairs, convolution, convolution_backward, distance_backward
-from matgraft.models.dense import ROWS_AT_ONCE, column_sums, dense, filled, summed_products, transposed
+from matgraft.models.dense import ROWS_AT_ONCE, column_sums, dense, filled, packed, packed_transposed, summed_products
 from matgraft.lanes import CHANNELS, LANES
 from matgraft.models.radial import GaussianBasis, cosine_cutoff
 from matgraft.models.softplus import ssp_and_slope
@@ -198,13 +198,9 @@ def _scale_rows(a, by):
 @njit(cache=True)
 def _filter(radial, envelope, w_1, b_1, w_2, b_2, inner, slope, out):
     """Dense layer, ssp, dense layer, times the cutoff."""
-    w_1_t = np.zeros((radial.shape[1], len(w_1)), dtype=np.float32)
-    for k in range(len(w_1)):
-        for c in range(min(w_1.shape[1], radial.shape[1])):
-            w_1_t[c, k] = w_1[k, c]
-    dense(radial, w_1_t, b_1, inner)
+    dense(radial, packed_transposed(w_1, radial.shape[1]), b_1, inner)
     ssp_and_slope(inner.reshape(-1), inner.reshape(-1), slope.reshape(-1))
-    dense(inner, transposed(w_2), b_2, out)
+    dense(inner, packed_transposed(w_2, len(w_1)), b_2, out)
     _scale_rows(out, envelope)
 
 
@@ -216,7 +212,7 @@ def _filter_backward(
     summed_products(grad, inner, grad_w_2)
     column_sums(grad, grad_b_2)
     grad_inner = np.empty_like(inner)
-    dense(grad, w_2, _zeros(inner.shape[1]), grad_inner)
+    dense(grad, packed(w_2), _zeros(inner.shape[1]), grad_inner)
     _multiply(grad_inner, slope)
     column_sums(grad_inner, grad_b_1)
     products = np.zeros((len(grad_w_1), radial.shape[1]), dtype=np.float32)
@@ -250,17 +246,18 @@ def _forward(
 
     # Atoms of a species are still alike before the first convolution.
     entry = np.empty((len(embedding), filters), dtype=np.float32)
-    dense(embedding, transposed(matrices[0]), _zeros(filters), entry)
+    dense(embedding, packed_transposed(matrices[0], features), _zeros(filters), entry)
     for i in range(n):
         x[0, i] = embedding[species[i]]
         y[0, i] = entry[species[i]]
     change = np.empty((ROWS_AT_ONCE, features), dtype=np.float32)
     for t in range(layers):
         convolution(y[t], tables[t], by_cell, summed[t])
-        w_1, w_2 = transposed(matrices[_MATRICES * t + 3]), transposed(matrices[_MATRICES * t + 4])
+        w_1 = packed_transposed(matrices[_MATRICES * t + 3], filters)
+        w_2 = packed_transposed(matrices[_MATRICES * t + 4], features)
         b_1, b_2 = vectors[_VECTORS * t + 2], vectors[_VECTORS * t + 3]
         # Of the output after the last interaction, which is not used.
-        w_in = transposed(matrices[_MATRICES * min(t + 1, layers - 1)])
+        w_in = packed_transposed(matrices[_MATRICES * min(t + 1, layers - 1)], features)
         for a in range(0, n, ROWS_AT_ONCE):
             b = min(a + ROWS_AT_ONCE, n)
             dense(summed[t][a:b], w_1, b_1, inner[t][a:b])
@@ -274,12 +271,11 @@ def _forward(
     b_1, b_2 = vectors[-2], vectors[-1]
     head_inner = np.empty((n, len(w_1)), dtype=np.float32)
     head_slope = np.empty((n, len(w_1)), dtype=np.float32)
-    dense(x[layers], transposed(w_1), b_1, head_inner)
+    dense(x[layers], packed_transposed(w_1, features), b_1, head_inner)
     ssp_and_slope(head_inner.reshape(-1), head_inner.reshape(-1), head_slope.reshape(-1))
-    last = np.zeros((len(w_1), len(w_2) + -len(w_2) % LANES), dtype=np.float32)
-    last[:, : len(w_2)] = w_2.T
-    per_node = np.empty((n, last.shape[1]), dtype=np.float32)
-    dense(head_inner, last, _zeros(last.shape[1]), per_node)
+    last = packed_transposed(w_2, len(w_1))
+    per_node = np.empty((n, len(last) * LANES), dtype=np.float32)
+    dense(head_inner, last, _zeros(per_node.shape[1]), per_node)
     out = np.zeros((len(natoms), len(w_2)), dtype=np.float32)
     for i in range(n):
         share = multiplicity[i] / natoms[structure[i]]
@@ -314,14 +310,14 @@ def _backward(
     if not learn and not len(grad_distance):
         return
     grad_x = np.empty((n, features), dtype=np.float32)
-    dense(grad_head, w_1, _zeros(features), grad_x)
+    dense(grad_head, packed(w_1), _zeros(features), grad_x)
 
     grad_summed = np.empty((n, filters), dtype=np.float32)
     grad_inner = np.empty((ROWS_AT_ONCE, features), dtype=np.float32)
     change = np.empty((ROWS_AT_ONCE, features), dtype=np.float32)
     for t in range(layers - 1, -1, -1):
         m, v = _MATRICES * t, _VECTORS * t
-        w_in, w_1, w_2 = matrices[m], matrices[m + 3], matrices[m + 4]
+        w_in, w_1, w_2 = packed(matrices[m]), packed(matrices[m + 3]), packed(matrices[m + 4])
         for a in range(0, n, ROWS_AT_ONCE):
             b = min(a + ROWS_AT_ONCE, n)
             before = grad_inner[: b - a]
@@ -355,7 +351,7 @@ def _backward(
         grad_entry = np.zeros((len(embedding), filters), dtype=np.float32)
         for i in range(n):
             grad_entry[species[i]] += grad_y[i]
-        dense(grad_entry, matrices[0], _zeros(features), grad_embedding)
+        dense(grad_entry, w_in, _zeros(features), grad_embedding)
         summed_products(grad_entry, embedding, grad_matrices[0])
         for i in range(n):
             grad_embedding[species[i]] += grad_x[i]
