@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from small import SMALL
 from matgraft.data import Label
 from matgraft.data.writers import write
 from matgraft.errors import InputError
+from matgraft.jobs import pretrain as pretrain_job
 from matgraft.jobs.pretrain import keep_where, pretrain
 from matgraft.models.model import load_model
+from matgraft.training.graft import train_from_scratch
 from matgraft.training.recipe import Recipe
 
 RECIPE = Recipe(epochs=2, batch_size=8, rate=3e-3)
@@ -79,3 +82,65 @@ def test_several_properties_share_a_network(crystals, tmp_path):
     assert model.card["metrics"]["further"]["gap"]["train"]["n"] < model.card["metrics"]["train"]["n"]
     with pytest.raises(InputError, match="there is energy, gap"):
         load_model(f"{tmp_path}:volume")
+
+
+def test_pupil_learns_from_teachers_and_unlabelled_structures(crystals, tmp_path, monkeypatch):
+    settings = {"arch": SMALL, "recipe": RECIPE, "val_size": 5, "exclude_elements": ["Fe"]}
+    labelled, unlabelled = crystals[:48], dataclasses.replace(crystals[48:], labels={}, specs={})
+    teachers = [tmp_path / "a", tmp_path / "b"]
+    for seed, out in enumerate(teachers):
+        # Different start weights, but the same structures held out.
+        pretrain(labelled, "energy", out, **settings | {"recipe": RECIPE.changed(epochs=2 + seed)})
+    seen = {}
+    monkeypatch.setattr(
+        "matgraft.jobs.pretrain.train_from_scratch",
+        lambda task, rows, held, **more: seen.update(task=task, rows=rows, held=held)
+        or train_from_scratch(task, rows, held, **more),
+    )
+    monkeypatch.setattr("matgraft.jobs.pretrain.AGREE", np.inf)
+    out = tmp_path / "pupil"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pretrain(labelled, "energy", out, teachers=teachers, unlabelled=unlabelled, **settings)
+    kept = labelled[np.array(["Fe" not in formula for formula in labelled.formulas])]
+    more = unlabelled[np.array(["Fe" not in formula for formula in unlabelled.formulas])]
+    n = len(kept)
+    said = np.mean([load_model(each).predict(kept).per_atom for each in teachers], axis=0)
+    mixed = (kept.values("energy") / kept.natoms + said) / 2
+    np.testing.assert_allclose(seen["task"].per_atom[:n], mixed)
+    said = np.mean([load_model(each).predict(more).per_atom for each in teachers], axis=0)
+    np.testing.assert_allclose(seen["task"].per_atom[n:], said)
+    assert set(seen["rows"]) == set(range(n + len(more))) - set(seen["held"])
+    assert max(seen["held"]) < n
+    card = load_model(out).card
+    assert (card["n_train"], card["n_val"], card["n_unlabelled"]) == (n - 5, 5, len(more))
+    # Errors are stated against the labels, not against what was taught.
+    error = np.abs(load_model(out).predict(kept).per_atom - kept.values("energy") / kept.natoms)
+    held = json.loads((out / "metrics.json").read_text())["validation"]["mae_ev_per_atom"]
+    assert held == pytest.approx(error[seen["held"]].mean())
+
+
+def test_what_teachers_do_not_know_or_agree_on_is_left_out(crystals, tmp_path):
+    teachers = [tmp_path / "a", tmp_path / "b"]
+    for seed, out in enumerate(teachers):
+        settings = {"arch": SMALL, "recipe": RECIPE, "seed": seed, "val_size": 5}
+        pretrain(crystals, "energy", out, exclude_elements=["Fe"], **settings)
+    models = [load_model(out) for out in teachers]
+    learnable = pretrain_job._learnable(crystals, models, None, [], ["natoms<=2", "energy<1e9"])
+    apart = np.ptp([model.predict(crystals).per_atom for model in models], axis=0)
+    expected = (apart <= pretrain_job.AGREE) & (crystals.natoms <= 2)
+    expected &= np.array(["Fe" not in formula for formula in crystals.formulas])
+    assert learnable.ids.tolist() == crystals.ids[expected].tolist()
+
+
+def test_teachers_that_do_not_fit(crystals, tmp_path):
+    settings = {"arch": SMALL, "recipe": RECIPE, "val_size": 5}
+    pretrain(crystals, "energy", tmp_path / "teacher", **settings)
+    with pytest.raises(InputError, match="--teachers"):
+        pretrain(crystals, "energy", tmp_path / "a", unlabelled=crystals, **settings)
+    gaps = crystals.with_label("gap", np.arange(60.0), Label("gap", "eV", "intensive"))
+    with pytest.raises(InputError, match="predicts energy"):
+        pretrain(gaps, "gap", tmp_path / "b", teachers=[tmp_path / "teacher"], **settings)
+    assert not (tmp_path / "b").exists()
+    with pytest.warns(UserWarning, match="held out"):
+        pretrain(crystals, "energy", tmp_path / "c", teachers=[tmp_path / "teacher"], seed=1, **settings)

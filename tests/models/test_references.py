@@ -77,3 +77,38 @@ def test_sum_and_given_and_none():
         References.given({"Xx": -1.0})
     with pytest.raises(InputError, match="finite"):
         References.given({"O": float("nan")})
+
+
+def test_pull_to_zero_holds_what_few_labels_cannot_tell():
+    rng = np.random.default_rng(4)
+    counts = compositions(rng, 12)
+    noisy = rng.normal(0, 0.3, len(counts))
+    known = np.array([8, 22, 23, 26])
+    free = References.fit(counts, noisy, robust=False)
+    held = References.fit(counts, noisy, robust=False, pull=10.0, pulled=known)
+    assert np.abs(held.energies[known]).max() < 0.3 * np.abs(free.energies[known]).max()
+    # The closed form: (F'F + pull) e = F'y.
+    fractions = (counts / counts.sum(axis=1, keepdims=True))[:, known]
+    expected = np.linalg.solve(fractions.T @ fractions + 10.0 * np.eye(4), fractions.T @ noisy)
+    np.testing.assert_allclose(held.energies[known], expected, atol=1e-10)
+
+
+def test_elements_without_a_prior_are_not_drawn_to_zero():
+    counts = compositions(np.random.default_rng(5))
+    fitted = References.fit(counts, labels(counts), pull=1e3, pulled=np.array([8])).as_dict()
+    assert abs(fitted["O"]) < 0.1
+    assert max(fitted["Ti"], fitted["V"], fitted["Fe"]) < -5
+
+
+def test_elements_known_by_the_prior_alone_are_assumed():
+    counts = compositions(np.random.default_rng(6), elements=(8, 22))
+    references = References.fit(counts, labels(counts), pull=1.0, pulled=np.array([8, 22, 26]))
+    assert references.energies[26] == 0.0
+    assert np.isnan(references.energies[23])
+    assert {8, 22}.isdisjoint(references.missing)
+    assert {23, 26} <= set(references.missing)
+    shifted = References.given({"O": 1.0, "Fe": 2.0}) + references
+    assert shifted.energies[26] == 2.0
+    assert 26 in shifted.missing
+    again = References.given(shifted.as_dict(), ["Fe"])
+    assert again.missing.tolist() == shifted.missing.tolist()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,13 @@ from matgraft.errors import InputError
 from matgraft.models.model import Model
 from matgraft.models.references import References
 from matgraft.models.schnet import SchNet
-from matgraft.training.graft import Task, cross_validated_references, finetune, fit_references
+from matgraft.training.graft import (
+    Task,
+    cross_validated_references,
+    finetune,
+    fit_references,
+    residual_shift,
+)
 from matgraft.training.recipe import Recipe
 
 QUICK = Recipe(epochs=2, batch_size=16, rate=1e-4)
@@ -46,6 +54,41 @@ def test_residual_references_recover_the_shift_exactly(crystals, source):
     np.testing.assert_allclose(prediction, task.per_atom, atol=2e-3)
 
 
+def test_few_labels_of_the_source_s_own_level_leave_its_references_alone(crystals, source):
+    """The true shift is zero, labels are noisy: what is fitted should be nearer to zero than without prior."""
+    held, free = [], []
+    zero_shot = source.predict(crystals).per_atom
+    for seed in range(10):
+        noisy = zero_shot + np.random.default_rng(seed).normal(0, 0.5, len(crystals))
+        task = Task.of(crystals.with_label("energy", noisy * crystals.natoms), "energy", SMALL.cutoff)
+        rows = np.random.default_rng(seed).choice(60, 15, replace=False)
+        residual = (task.per_atom - zero_shot)[rows]
+        plain = References.fit(task.composition[rows], residual)
+        free.append(np.abs(plain.per_atom(task.composition)).mean())
+        shift = residual_shift(task, rows, source, zero_shot)
+        held.append(np.abs(shift.per_atom(task.composition)).mean())
+    assert np.mean(held) < 0.6 * np.mean(free)
+
+
+def test_elements_that_the_source_never_saw_are_fitted_freely(crystals, source):
+    narrow = replace(source, species=frozenset({"O", "Ti", "V"}))
+    per_atom = source.predict(crystals).per_atom + 50.0 * (crystals.composition()[:, 26] > 0)
+    task = Task.of(crystals.with_label("energy", per_atom * crystals.natoms), "energy", SMALL.cutoff)
+    shift = residual_shift(task, np.arange(40), narrow, task.predicted_by(narrow))
+    assert shift.energies[26] > 20
+    assert np.abs(shift.energies[[22, 23]]).max() < 20
+
+
+def test_the_prior_s_weight_is_part_of_what_cross_validation_judges(crystals, source):
+    """A shift of hundreds of eV, as from another code, must be recovered as if there were no prior."""
+    dataset = labelled(crystals, source, 0.0)
+    far = dataset.values("energy") - 800.0 * dataset.composition()[:, 22]
+    task = Task.of(dataset.with_label("energy", far), "energy", SMALL.cutoff)
+    shift = residual_shift(task, np.arange(40), source, task.predicted_by(source))
+    error = shift.per_atom(task.composition) + task.predicted_by(source) - task.per_atom
+    assert np.abs(error).max() < 0.05
+
+
 def test_auto_takes_the_residual_where_the_source_knows_and_labels_where_it_does_not(crystals, source):
     rows = np.arange(40)
     inside = Task.of(labelled(crystals, source, 0.001), "energy", SMALL.cutoff)
@@ -66,11 +109,11 @@ def test_cross_validation_sees_the_training_rows_only(crystals, source):
     dataset = labelled(crystals, source, 0.01)
     task = Task.of(dataset, "energy", SMALL.cutoff)
     rows = np.arange(40)
-    before = cross_validated_references(task, rows, task.predicted_by(source), 0)
+    before = cross_validated_references(task, rows, source, task.predicted_by(source), 0)
     spoiled = dataset.values("energy").copy()
     spoiled[40:] = 1e6
     task = Task.of(dataset.with_label("energy", spoiled), "energy", SMALL.cutoff)
-    assert cross_validated_references(task, rows, task.predicted_by(source), 0) == before
+    assert cross_validated_references(task, rows, source, task.predicted_by(source), 0) == before
 
 
 def test_a_zero_rate_graft_is_the_source_with_new_references(crystals, source):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from matgraft.data import Dataset
+from matgraft.data import Dataset, Label
 from matgraft.data.splits import exclude, validation_count
 from matgraft.errors import InputError
 from matgraft.evaluation.metrics import errors
@@ -113,7 +114,7 @@ def pretrain(
     report["kept_after_conditions"] = int(chosen.sum())
     dataset = dataset[chosen]
     start = None if source is None else load_model(source)
-    masters = [load_model(teacher) for teacher in teachers]
+    masters = {str(teacher): load_model(teacher) for teacher in teachers}
     arch = start.network.arch if start is not None else arch or Architecture()
     held = validation_count(len(dataset), val_size)
     order = np.random.default_rng(seed).permutation(len(dataset))
@@ -122,7 +123,7 @@ def pretrain(
         if not masters:
             raise InputError("unlabelled structures need teachers: name models with --teachers.")
         more = unlabelled if isinstance(unlabelled, Dataset) else Dataset.read(unlabelled)
-        more = _learnable(more, masters, forbidden, exclude_elements, keep)
+        more = _learnable(more, list(masters.values()), forbidden, exclude_elements, keep)
         dataset = Dataset.concatenate([dataset, more])
     train_rows = np.concatenate([labelled_rows, np.arange(len(order), len(dataset))])
     settings = {
@@ -136,13 +137,15 @@ def pretrain(
         "structures": report,
         "n_train": len(labelled_rows),
         "n_unlabelled": len(train_rows) - len(labelled_rows),
-        "teachers": [master.content_hash() for master in masters],
+        "teachers": {teacher: model.content_hash() for teacher, model in masters.items()},
         "n_val": held,
         "architecture": arch.as_dict(),
         "recipe": recipe.model_dump(),
         "seed": seed,
         "data_hash": dataset.content_hash(target),
     }
+    for teacher, model in masters.items():
+        _check_teacher(teacher, model, dataset.specs[target], settings)
     with workers.rank_zero_first():
         out = claim(out, settings)
     speaks = None if workers.rank == 0 else False
@@ -150,7 +153,7 @@ def pretrain(
         with workers.rank_zero_first():
             tasks = [Task.of(dataset, label, arch.cutoff) for label in (target, *further)]
         models = train_from_scratch(
-            _taught(tasks[0], masters),
+            _taught(tasks[0], list(masters.values())),
             train_rows,
             validation_rows,
             arch=arch,
@@ -177,6 +180,24 @@ def pretrain(
         write_json(out / "metrics.json", metrics)
         training_curve(out / "training.png", history)
     return model
+
+
+def _check_teacher(name: str, teacher: Model, label: Label, settings: dict) -> None:
+    """Refuse a teacher of something else; warn of one that may know the structures held out here."""
+    if (teacher.label.kind, teacher.label.unit) != (label.kind, label.unit):
+        raise InputError(
+            f"teacher {name}: it predicts {teacher.label.name} ({teacher.label.unit} per "
+            f"{teacher.label.kind}), not {label.name} ({label.unit} per {label.kind}). "
+            "Take a model of the same property; NAME:LABEL names one of several."
+        )
+    decisive = ("structures", "seed", "n_val")
+    if any(teacher.card.get(key) != settings[key] for key in decisive):
+        warnings.warn(
+            f"teacher {name}: its card does not say that it held out the same structures, so that the "
+            "validation error of its pupil may be too good. Train it with the same data, --keep, --seed and "
+            "--val-size.",
+            stacklevel=3,
+        )
 
 
 def _learnable(

@@ -14,6 +14,9 @@ from matgraft.lanes import LANES, fma, load, splat, store
 _ROWS = 6
 """Rows at a time: their sums and one row of the other matrix fill the registers of a processor with AVX2."""
 _RUN = 32
+"""Rows that stay near the core while every element of a weight's gradient takes its share of them."""
+_TERMS = 32
+"""Terms that are summed before they are added to the rest: short sums lose less than one long one."""
 ROWS_AT_ONCE = 48
 """For layers that follow one another: what one makes of so many rows is still near when the next reads it."""
 
@@ -38,6 +41,7 @@ def dense(x, weight, bias, out):
     """
     blocks, n_in = weight.shape[:2]
     n, n_out = len(x), blocks * LANES
+    nothing, one = splat(np.float32(0)), splat(np.float32(1))
     left = n % _ROWS
     # Many rows that are left over go with some that are done already, a few alone: whichever is less work.
     alone = left if n < _ROWS or left < 3 else 0
@@ -46,14 +50,18 @@ def dense(x, weight, bias, out):
         for first in range(0, n - alone, _ROWS):
             r = min(first, n - _ROWS)
             s0 = s1 = s2 = s3 = s4 = s5 = start
-            for k in range(n_in):
-                w = load(weight, w_at + k * LANES)
-                s0 = fma(splat(x[r, k]), w, s0)
-                s1 = fma(splat(x[r + 1, k]), w, s1)
-                s2 = fma(splat(x[r + 2, k]), w, s2)
-                s3 = fma(splat(x[r + 3, k]), w, s3)
-                s4 = fma(splat(x[r + 4, k]), w, s4)
-                s5 = fma(splat(x[r + 5, k]), w, s5)
+            for k in range(0, n_in, _TERMS):
+                t0 = t1 = t2 = t3 = t4 = t5 = nothing
+                for j in range(k, min(k + _TERMS, n_in)):
+                    w = load(weight, w_at + j * LANES)
+                    t0 = fma(splat(x[r, j]), w, t0)
+                    t1 = fma(splat(x[r + 1, j]), w, t1)
+                    t2 = fma(splat(x[r + 2, j]), w, t2)
+                    t3 = fma(splat(x[r + 3, j]), w, t3)
+                    t4 = fma(splat(x[r + 4, j]), w, t4)
+                    t5 = fma(splat(x[r + 5, j]), w, t5)
+                s0, s1, s2 = fma(one, t0, s0), fma(one, t1, s1), fma(one, t2, s2)
+                s3, s4, s5 = fma(one, t3, s3), fma(one, t4, s4), fma(one, t5, s5)
             at = r * n_out + block * LANES
             store(out, at, s0)
             store(out, at + n_out, s1)
@@ -68,12 +76,16 @@ def dense(x, weight, bias, out):
             b1, b2, b3 = min(b0 + 1, blocks - 1), min(b0 + 2, blocks - 1), min(b0 + 3, blocks - 1)
             s0, s1 = load(bias, b0 * LANES), load(bias, b1 * LANES)
             s2, s3 = load(bias, b2 * LANES), load(bias, b3 * LANES)
-            for k in range(n_in):
-                v, row = splat(x[r, k]), k * LANES
-                s0 = fma(v, load(weight, row + b0 * size), s0)
-                s1 = fma(v, load(weight, row + b1 * size), s1)
-                s2 = fma(v, load(weight, row + b2 * size), s2)
-                s3 = fma(v, load(weight, row + b3 * size), s3)
+            for k in range(0, n_in, _TERMS):
+                t0 = t1 = t2 = t3 = nothing
+                for j in range(k, min(k + _TERMS, n_in)):
+                    v, row = splat(x[r, j]), j * LANES
+                    t0 = fma(v, load(weight, row + b0 * size), t0)
+                    t1 = fma(v, load(weight, row + b1 * size), t1)
+                    t2 = fma(v, load(weight, row + b2 * size), t2)
+                    t3 = fma(v, load(weight, row + b3 * size), t3)
+                s0, s1 = fma(one, t0, s0), fma(one, t1, s1)
+                s2, s3 = fma(one, t2, s2), fma(one, t3, s3)
             store(out, r * n_out + b0 * LANES, s0)
             store(out, r * n_out + b1 * LANES, s1)
             store(out, r * n_out + b2 * LANES, s2)
@@ -124,7 +136,6 @@ def summed_products(a, b, out):
     out : ndarray, shape (n_out, n_in)
     """
     n_out, n_in = out.shape
-    # In runs of rows that stay near the core while every element of the result takes its share of them.
     for start in range(0, len(a), _RUN):
         stop = min(start + _RUN, len(a))
         for r in range(0, n_out, 4):

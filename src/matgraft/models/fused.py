@@ -276,12 +276,12 @@ def _forward(
     last = packed_transposed(w_2, len(w_1))
     per_node = np.empty((n, len(last) * LANES), dtype=np.float32)
     dense(head_inner, last, _zeros(per_node.shape[1]), per_node)
-    out = np.zeros((len(natoms), len(w_2)), dtype=np.float32)
+    out = np.zeros((len(natoms), len(w_2)))
     for i in range(n):
         share = multiplicity[i] / natoms[structure[i]]
         for o in range(len(w_2)):
             out[structure[i], o] += share * (per_node[i, o] + b_2[o])
-    return out, (tables, filter_inner, filter_slope, x, y, summed, inner, slope, head_inner, head_slope)
+    return out.astype(np.float32), (tables, filter_inner, filter_slope, x, y, summed, inner, slope, head_inner, head_slope)
 
 
 @njit(cache=True)

@@ -48,7 +48,7 @@ class Prediction:
     unseen : list of tuple of str, length n
         Elements that no training structure of source or target contained: the value is a guess.
     unreferenced : list of tuple of str, length n
-        Elements without a reference energy of their own: the target's labels did not contain them.
+        Elements that no label of the target contained: their reference energy is a guess.
     """
 
     values: np.ndarray
@@ -214,7 +214,11 @@ class Model:
         return {
             "label": asdict(self.label),
             "scale": self.scale,
-            "references": {"energies": self.references.as_dict(), "fallback": self.references.fallback},
+            "references": {
+                "energies": self.references.as_dict(),
+                "fallback": self.references.fallback,
+                "assumed": [chemical_symbols[z] for z in sorted(self.references.assumed)],
+            },
         }
 
     def content_hash(self) -> str:
@@ -327,11 +331,12 @@ def _load(folder: Path, wanted: str | None) -> Model:
         if wanted is not None and wanted not in names:
             raise InputError(f"{folder}: no property {wanted!r} in this model; there is {', '.join(names)}.")
         k = 0 if wanted is None else names.index(wanted)
-        references = References.given(properties[k]["references"]["energies"])
+        stored = properties[k]["references"]
+        references = References.given(stored["energies"], stored.get("assumed", ()))
         model = Model(
             network=network,
             label=labels[k],
-            references=replace(references, fallback=float(properties[k]["references"]["fallback"])),
+            references=replace(references, fallback=float(stored["fallback"])),
             scale=float(properties[k]["scale"]),
             species=frozenset(card["species"]),
             card=card["card"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from matgraft.errors import InputError
 
 _HUBER = 1.345
 _ITERATIONS = 30
+_SETTLED = 1e-4
 
 
 @dataclass(frozen=True)
@@ -23,13 +25,16 @@ class References:
     Attributes
     ----------
     energies : ndarray, shape (119,)
-        Indexed by atomic number; NaN for elements that were never fitted.
+        Indexed by atomic number; NaN for elements that nothing is known of.
     fallback : float
-        Stands in for those (and the prediction is marked).
+        Stands in for those.
+    assumed : frozenset of int
+        Elements whose energy rests on no label; predictions for these and for unknown ones are marked.
     """
 
     energies: np.ndarray
     fallback: float = 0.0
+    assumed: frozenset[int] = frozenset()
 
     @classmethod
     def none(cls) -> References:
@@ -37,7 +42,7 @@ class References:
         return cls(np.zeros(len(chemical_symbols)))
 
     @classmethod
-    def given(cls, energies: dict[str, float]) -> References:
+    def given(cls, energies: dict[str, float], assumed: Iterable[str] = ()) -> References:
         """Reference energies that the user knows, by element symbol, per atom."""
         values = np.full(len(chemical_symbols), np.nan)
         for symbol, energy in energies.items():
@@ -46,7 +51,8 @@ class References:
                     f"reference energies: {symbol!r}: {energy!r} is not an element with a finite energy."
                 )
             values[atomic_numbers[symbol]] = energy
-        return cls(values, float(np.nanmean(values)) if energies else 0.0)
+        fallback = float(np.nanmean(values)) if energies else 0.0
+        return cls(values, fallback, frozenset(atomic_numbers[symbol] for symbol in assumed))
 
     @classmethod
     def read(cls, path: str | Path) -> References:
@@ -60,7 +66,13 @@ class References:
 
     @classmethod
     def fit(
-        cls, composition: np.ndarray, per_atom: np.ndarray, robust: bool = True, ridge: float = 1e-6
+        cls,
+        composition: np.ndarray,
+        per_atom: np.ndarray,
+        robust: bool = True,
+        ridge: float = 1e-6,
+        pull: float = 0.0,
+        pulled: np.ndarray | None = None,
     ) -> References:
         """Least squares of ``per_atom = sum_Z x_Z e_Z`` over the fractions ``x_Z``.
 
@@ -76,22 +88,38 @@ class References:
         ridge : float
             Pull towards the mean label. Total energies of some codes differ by 1000 eV from element to
             element: what looks like a gentle pull then shifts predictions by electronvolts.
+        pull : float
+            Weight of a prior that the energies of elements ``pulled`` are zero, in structures of that element
+            alone: 1 counts as much as one such label.
+        pulled : ndarray of int, optional
+            Atomic numbers.
         """
-        fractions = composition / composition.sum(axis=1, keepdims=True)
-        centre = float(np.median(per_atom) if robust else np.mean(per_atom))
-        pull = ridge * np.eye(fractions.shape[1])
+        known = composition.sum(axis=0) > 0
+        prior = np.zeros(len(known), dtype=bool)
+        if pull and pulled is not None:
+            prior[pulled] = True
+        fractions = (composition / composition.sum(axis=1, keepdims=True))[:, known]
+        average = np.median if robust else np.mean
+        rest = fractions[:, ~prior[known]].sum(axis=1)
+        # Elements without a prior are drawn to the level of what the others leave unexplained.
+        centre = float(average(per_atom[rest > 0])) if (rest > 0).any() else 0.0
+        base = np.where(prior[known], 0.0, centre)
+        strength = np.diag(np.where(prior[known], pull, ridge))
+        unexplained = per_atom - fractions @ base
         weights = np.ones(len(per_atom))
         for _ in range(_ITERATIONS if robust else 1):
             weighted = fractions * weights[:, None]
-            shift = np.linalg.solve(weighted.T @ fractions + pull, weighted.T @ (per_atom - centre))
-            residual = np.abs(per_atom - centre - fractions @ shift)
-            width = _HUBER * 1.4826 * np.median(residual)
-            weights = (
-                np.minimum(1.0, width / np.maximum(residual, 1e-12)) if width > 0 else np.ones_like(weights)
-            )
-        energies = centre + shift
-        energies[composition.sum(axis=0) == 0] = np.nan
-        return cls(energies, centre)
+            shift = np.linalg.solve(weighted.T @ fractions + strength, weighted.T @ unexplained)
+            residual = np.abs(unexplained - fractions @ shift)
+            # Where labels are exact, what the ridge leaves over must not count as an outlier.
+            width = max(_HUBER * 1.4826 * np.median(residual), 1e-6 * np.abs(unexplained).max(), 1e-12)
+            before = weights
+            weights = np.minimum(1.0, width / np.maximum(residual, width))
+            if np.abs(weights - before).max() < _SETTLED:
+                break
+        energies = np.where(prior, 0.0, np.nan)
+        energies[known] = base + shift
+        return cls(energies, centre, frozenset(np.flatnonzero(prior & ~known).tolist()))
 
     def per_atom(self, composition: np.ndarray) -> np.ndarray:
         """Reference part of each structure, per atom, shape (n,)."""
@@ -101,7 +129,9 @@ class References:
 
     def __add__(self, other: References) -> References:
         """Sum of two; an element is fitted if ``other`` fitted it (the later fit decides what is known)."""
-        return References(self._with_fallback + other.energies, self.fallback + other.fallback)
+        return References(
+            self._with_fallback + other.energies, self.fallback + other.fallback, other.assumed
+        )
 
     @cached_property
     def _with_fallback(self) -> np.ndarray:
@@ -109,14 +139,14 @@ class References:
 
     @cached_property
     def fitted(self) -> np.ndarray:
-        """Atomic numbers with an energy of their own."""
+        """Atomic numbers with an energy of their own, be it assumed."""
         return np.flatnonzero(~np.isnan(self.energies))
 
     @cached_property
     def missing(self) -> np.ndarray:
-        """Atomic numbers without one."""
-        return np.flatnonzero(np.isnan(self.energies))
+        """Atomic numbers that no label contained."""
+        return np.union1d(np.flatnonzero(np.isnan(self.energies)), sorted(self.assumed)).astype(int)
 
     def as_dict(self) -> dict[str, float]:
-        """Energies by element symbol, elements that were fitted only."""
+        """Energies by element symbol, where there is one."""
         return {chemical_symbols[z]: float(self.energies[z]) for z in self.fitted if z > 0}

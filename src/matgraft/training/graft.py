@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 import torch
-from ase.data import chemical_symbols
+from ase.data import atomic_numbers, chemical_symbols
 
 from matgraft.data import Dataset, Label
 from matgraft.errors import InputError
@@ -30,6 +30,8 @@ REFERENCE_MODES = get_args(ReferenceMode)
 
 _FOLDS = 5
 _LEAST_LABELS = 2 * _FOLDS
+PULLS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
+"""Weights of the prior that a source's own references hold for the target too; see :func:`residual_shift`."""
 _DECISIVE = 0.6
 """Below this ratio of cross-validated errors the cheap comparison settles the reference mode."""
 
@@ -90,8 +92,8 @@ def fit_references(
     Parameters
     ----------
     mode : {"labels", "residual", "none"}
-        On the labels alone; on label minus source prediction (so that the source's own references stay
-        inside); or only the mean of the labels.
+        On the labels alone; on label minus source prediction (:func:`residual_shift`, so that the source's own
+        references stay inside); or only the mean of the labels.
     zero_shot : ndarray, shape (n,), optional
         The source's prediction of every row of the task; needed by ``residual``.
     """
@@ -102,22 +104,48 @@ def fit_references(
         return References(np.full(task.composition.shape[1], mean), mean)
     assert source is not None
     assert zero_shot is not None
-    return source.references + References.fit(task.composition[rows], task.per_atom[rows] - zero_shot[rows])
+    return source.references + residual_shift(task, rows, source, zero_shot)
+
+
+def residual_shift(task: Task, rows: np.ndarray, source: Model, zero_shot: np.ndarray) -> References:
+    """What the labels of ``rows`` add to the source's prediction, one energy per element.
+
+    Where source and target are of one level of theory the true shift is zero, and knowing so is worth more
+    than many labels; where they are not, it may be hundreds of eV. How strongly the shift of the elements that
+    the source knows is pulled to zero (:data:`PULLS`) is therefore chosen by cross-validation on ``rows``.
+    """
+    residual = task.per_atom - zero_shot
+    known = np.array(sorted(atomic_numbers[symbol] for symbol in source.species))
+
+    def fitted(some: np.ndarray, pull: float) -> References:
+        return References.fit(task.composition[some], residual[some], pull=pull, pulled=known)
+
+    errors = dict.fromkeys(PULLS, 0.0)
+    for rest, fold in _folds(rows, 0):
+        for pull in PULLS:
+            shift = fitted(rest, pull).per_atom(task.composition[fold])
+            errors[pull] += float(np.abs(residual[fold] - shift).sum())
+    return fitted(rows, min(PULLS, key=errors.__getitem__))
+
+
+def _folds(rows: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows to fit on and rows to judge on, for each fold."""
+    order = np.random.default_rng([seed, 1]).permutation(rows)
+    for fold in np.array_split(order, min(_FOLDS, len(rows))):
+        yield np.setdiff1d(rows, fold), fold
 
 
 def cross_validated_references(
-    task: Task, rows: np.ndarray, zero_shot: np.ndarray, seed: int
+    task: Task, rows: np.ndarray, source: Model, zero_shot: np.ndarray, seed: int
 ) -> dict[str, float]:
     """Mean absolute error per atom of both modes on held-out folds of ``rows``, without any training."""
     errors: dict[str, list[np.ndarray]] = {"labels": [], "residual": []}
-    order = np.random.default_rng([seed, 1]).permutation(rows)
-    for fold in np.array_split(order, min(_FOLDS, len(rows))):
-        rest = np.setdiff1d(rows, fold)
-        for mode, base in (("labels", np.zeros_like(zero_shot)), ("residual", zero_shot)):
-            references = References.fit(task.composition[rest], (task.per_atom - base)[rest])
-            errors[mode].append(
-                np.abs((task.per_atom - base)[fold] - references.per_atom(task.composition[fold]))
-            )
+    for rest, fold in _folds(rows, seed):
+        alone = fit_references(task, rest, "labels", None, None)
+        shift = residual_shift(task, rest, source, zero_shot)
+        for mode, references, base in (("labels", alone, 0.0), ("residual", shift, zero_shot[fold])):
+            predicted = base + references.per_atom(task.composition[fold])
+            errors[mode].append(np.abs(task.per_atom[fold] - predicted))
     return {mode: float(np.concatenate(parts).mean()) for mode, parts in errors.items()}
 
 
@@ -372,7 +400,7 @@ def _choose_references(
         return ReferenceChoice(reference, fit_references(task, rows, reference, start, zero_shot), {})
     if start is None or zero_shot is None:
         return ReferenceChoice("labels", fit_references(task, rows, "labels", None, None), {})
-    errors = cross_validated_references(task, rows, zero_shot, seed)
+    errors = cross_validated_references(task, rows, start, zero_shot, seed)
     low, high = sorted(errors.values())
     can_spare_a_fold = len(rows) - round(len(rows) / _FOLDS) >= _LEAST_LABELS
     if low > _DECISIVE * high and can_spare_a_fold:
