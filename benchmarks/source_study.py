@@ -1,4 +1,4 @@
-"""What limits a source model: capacity, regularisation, number of crystals, geometries, start weights, labels.
+"""What limits a source model: width, regularisation, number of crystals, geometries, start weights, labels.
 
     OMP_NUM_THREADS=1 python benchmarks/source_study.py [--only NAME ...] [--out FOLDER]
 
@@ -132,7 +132,9 @@ def main() -> None:
     def errors(said: np.ndarray) -> dict:
         error = np.abs(said - truth)
         return {
-            "all": float(error.mean()), "pbe": float(error[~later].mean()), "later": float(error[later].mean()),
+            "all": float(error.mean()),
+            "pbe": float(error[~later].mean()),
+            "later": float(error[later].mean()),
             "median": float(np.median(error)),
             "worst_2_percent": float(np.sort(error)[-len(error) // 50 :].sum() / error.sum()),
         }  # fmt: skip

@@ -126,7 +126,7 @@ def count(typing, bits):
 
 @intrinsic
 def store_numbers(typing, array, offset, first, bits):
-    """Write ``first + k`` for every bit ``k`` of ``bits`` that is set, one behind the other from ``offset`` on.
+    """Write ``first + k`` for each bit ``k`` of ``bits`` that is set, one after the other from ``offset`` on.
 
     What follows, up to sixteen numbers in all, is overwritten with anything.
     """

@@ -94,8 +94,9 @@ def test_pupil_learns_from_teachers_and_unlabelled_structures(crystals, tmp_path
     seen = {}
     monkeypatch.setattr(
         "matgraft.jobs.pretrain.train_from_scratch",
-        lambda task, rows, held, **more: seen.update(task=task, rows=rows, held=held)
-        or train_from_scratch(task, rows, held, **more),
+        lambda task, rows, held, **more: (
+            seen.update(task=task, rows=rows, held=held) or train_from_scratch(task, rows, held, **more)
+        ),
     )
     monkeypatch.setattr("matgraft.jobs.pretrain.AGREE", np.inf)
     out = tmp_path / "pupil"

@@ -55,7 +55,7 @@ def test_residual_references_recover_the_shift_exactly(crystals, source):
 
 
 def test_few_labels_of_the_source_s_own_level_leave_its_references_alone(crystals, source):
-    """The true shift is zero, labels are noisy: what is fitted should be nearer to zero than without prior."""
+    """The true shift is zero, labels are noisy: the fit should be nearer to it than without prior."""
     held, free = [], []
     zero_shot = source.predict(crystals).per_atom
     for seed in range(10):

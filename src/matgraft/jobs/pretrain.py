@@ -25,10 +25,15 @@ from matgraft.training.loop import resumable
 from matgraft.training.recipe import PRETRAIN, Recipe
 
 AGREE = 0.1
-"""Largest difference between teachers, in the label's unit per atom, on an unlabelled structure to learn from."""
+"""How far teachers may differ on an unlabelled structure to learn from, in the label's unit per atom."""
 
 _CONDITION = re.compile(r"\s*(\w+)\s*(<=|>=|==|<|>)\s*(\S+)\s*")
 _COMPARE = {"<=": np.less_equal, ">=": np.greater_equal, "==": np.equal, "<": np.less, ">": np.greater}
+
+
+def _name_in(condition: str) -> str:
+    match = _CONDITION.fullmatch(condition)
+    return match[1] if match else ""
 
 
 def keep_where(dataset: Dataset, conditions: Sequence[str]) -> np.ndarray:
@@ -210,7 +215,7 @@ def _learnable(
     """Unlabelled structures from which to learn: allowed, and known to the teachers, who agree on them."""
     mask, _ = exclude(more, forbidden, elements)
     known = {"natoms", *more.labels, *more.columns}
-    mask &= keep_where(more, [condition for condition in keep if _CONDITION.fullmatch(condition)[1] in known])
+    mask &= keep_where(more, [condition for condition in keep if _name_in(condition) in known])
     more = more[mask]
     said = [teacher.predict(more) for teacher in teachers]
     apart = np.ptp([one.per_atom for one in said], axis=0)

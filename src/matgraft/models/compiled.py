@@ -12,9 +12,9 @@ import torch
 from numba import njit
 
 from matgraft.graphs import Graphs
+from matgraft.lanes import CHANNELS
 from matgraft.models.cfconv import convolution, sort_by_cell
 from matgraft.models.dense import ROWS_AT_ONCE, dense, filled, packed
-from matgraft.lanes import CHANNELS
 from matgraft.models.schnet import SchNet
 from matgraft.models.softplus import ssp
 from matgraft.models.table import Knots, table_error

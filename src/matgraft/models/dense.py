@@ -108,8 +108,8 @@ def packed(a):
 
 @njit(cache=True)
 def packed_transposed(a, n_in):
-    """The same of the transpose of a matrix, shape (n_out, columns), of which ``n_in`` columns count; if it has
-    fewer, there are zeros behind."""
+    """The same of the transpose of a matrix, shape (n_out, columns), of which ``n_in`` columns count; if it
+    has fewer, there are zeros behind."""
     n_out, columns = a.shape
     out = np.zeros(((n_out + LANES - 1) // LANES, n_in, LANES), dtype=a.dtype)
     columns = min(columns, n_in)

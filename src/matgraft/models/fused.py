@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -16,15 +16,23 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from matgraft.graphs import Batch
-from matgraft.models.cfconv import Pairs, convolution, convolution_backward, distance_backward
-from matgraft.models.dense import ROWS_AT_ONCE, column_sums, dense, filled, packed, packed_transposed, summed_products
 from matgraft.lanes import CHANNELS, LANES
+from matgraft.models.cfconv import Pairs, convolution, convolution_backward, distance_backward
+from matgraft.models.dense import (
+    ROWS_AT_ONCE,
+    column_sums,
+    dense,
+    filled,
+    packed,
+    packed_transposed,
+    summed_products,
+)
 from matgraft.models.radial import GaussianBasis, cosine_cutoff
 from matgraft.models.softplus import ssp_and_slope
 from matgraft.models.table import Knots, combine, combine_backward
 
 if TYPE_CHECKING:
-    from matgraft.models.schnet import SchNet
+    from matgraft.models.schnet import Interaction, SchNet
 
 _MATRICES, _VECTORS = 5, 4
 """Of each interaction; see :func:`_parameters`."""
@@ -58,10 +66,10 @@ def fused_schnet(network: SchNet, graph: Batch, knots: Knots) -> torch.Tensor:
 def _parameters(network: SchNet) -> list[torch.Tensor]:
     """Embedding; matrices of each interaction and of the output; then their biases."""
     layers: list[nn.Linear] = []
-    for block in network.interactions:
-        dense, out = block.filter.dense, block.atomwise_out
-        layers += block.atomwise_in, dense[0], dense[2], out[0], out[2]
-    layers += network.output[0], network.output[2]
+    for block in cast("list[Interaction]", network.interactions):
+        hidden, out = block.filter.dense, block.atomwise_out
+        layers += cast("list[nn.Linear]", [block.atomwise_in, hidden[0], hidden[2], out[0], out[2]])
+    layers += cast("list[nn.Linear]", [network.output[0], network.output[2]])
     biases = [layer.bias for layer in layers if layer.bias is not None]
     return [network.embedding.weight, *(layer.weight for layer in layers), *biases]
 
@@ -165,7 +173,9 @@ class _SchNet(torch.autograd.Function):
             given.pairs.grid, *given.basis, *ctx.weights, ctx.kept, learn,
             found[0], tuple(found[1 : 1 + n_matrices]), tuple(found[1 + n_matrices :]), pull,
         )  # fmt: skip
-        gradients = [torch.from_numpy(part) if need else None for part, need in zip(found, needed, strict=True)]
+        gradients = [
+            torch.from_numpy(part) if need else None for part, need in zip(found, needed, strict=True)
+        ]
         return torch.from_numpy(pull) if ctx.needs_input_grad[0] else None, None, *gradients
 
 
@@ -250,7 +260,6 @@ def _forward(
     for i in range(n):
         x[0, i] = embedding[species[i]]
         y[0, i] = entry[species[i]]
-    change = np.empty((ROWS_AT_ONCE, features), dtype=np.float32)
     for t in range(layers):
         convolution(y[t], tables[t], by_cell, summed[t])
         w_1 = packed_transposed(matrices[_MATRICES * t + 3], filters)
@@ -281,7 +290,18 @@ def _forward(
         share = multiplicity[i] / natoms[structure[i]]
         for o in range(len(w_2)):
             out[structure[i], o] += share * (per_node[i, o] + b_2[o])
-    return out.astype(np.float32), (tables, filter_inner, filter_slope, x, y, summed, inner, slope, head_inner, head_slope)
+    return out.astype(np.float32), (
+        tables,
+        filter_inner,
+        filter_slope,
+        x,
+        y,
+        summed,
+        inner,
+        slope,
+        head_inner,
+        head_slope,
+    )
 
 
 @njit(cache=True)

@@ -129,9 +129,7 @@ class References:
 
     def __add__(self, other: References) -> References:
         """Sum of two; an element is fitted if ``other`` fitted it (the later fit decides what is known)."""
-        return References(
-            self._with_fallback + other.energies, self.fallback + other.fallback, other.assumed
-        )
+        return References(self._with_fallback + other.energies, self.fallback + other.fallback, other.assumed)
 
     @cached_property
     def _with_fallback(self) -> np.ndarray:

@@ -92,8 +92,8 @@ def fit_references(
     Parameters
     ----------
     mode : {"labels", "residual", "none"}
-        On the labels alone; on label minus source prediction (:func:`residual_shift`, so that the source's own
-        references stay inside); or only the mean of the labels.
+        On the labels alone; on label minus source prediction (:func:`residual_shift`, so that the source's
+        own references stay inside); or only the mean of the labels.
     zero_shot : ndarray, shape (n,), optional
         The source's prediction of every row of the task; needed by ``residual``.
     """
@@ -111,8 +111,8 @@ def residual_shift(task: Task, rows: np.ndarray, source: Model, zero_shot: np.nd
     """What the labels of ``rows`` add to the source's prediction, one energy per element.
 
     Where source and target are of one level of theory the true shift is zero, and knowing so is worth more
-    than many labels; where they are not, it may be hundreds of eV. How strongly the shift of the elements that
-    the source knows is pulled to zero (:data:`PULLS`) is therefore chosen by cross-validation on ``rows``.
+    than many labels; where they are not, it may be hundreds of eV. How strongly the shift of the elements
+    that the source knows is pulled to zero (:data:`PULLS`) is therefore chosen by cross-validation.
     """
     residual = task.per_atom - zero_shot
     known = np.array(sorted(atomic_numbers[symbol] for symbol in source.species))
