@@ -14,6 +14,7 @@ curves() { # NAME DATA [OPTIONS]
 }
 
 curves oxides-random tmo-oxides-fetiv --schemes direct,tl1,tl2,tl3,tl1/labels
+curves oxides-total-energy tmo-oxides-fetiv --schemes tl1,tl2,tl3 --source mp-schnet-total-energy
 curves oxides-clean tmo-oxides-clean --sizes 160 --val-size 91 --schemes direct,tl1
 curves oxides-formula tmo-oxides-fetiv --sizes 100,400 --schemes direct,tl1 --group formula
 curves tio2-qe tio2-qe-pbe --sizes 100 --val-size 300 --seeds 3 --schemes tl1,tl1/labels,tl1/residual

@@ -10,8 +10,8 @@ from matgraft.errors import InputError
 from matgraft.lanes import LANES, below, count, difference, fma, load, product, splat, store_numbers
 
 _SLACK = 1e-5
-"""Places in float32 tell who is far away, in half the time; who is nearer than the cutoff and this share of
-the size of everything is looked at again in float64."""
+"""Places in float32 tell who is far away, in half the time. Who seems nearer than the limit and this share of
+the size of everything, some hundred times what float32 loses, is looked at again in float64."""
 _FAR = np.float32(1e18)
 
 
@@ -135,7 +135,7 @@ def _images(inside, fractions, cell, inverse, pbc, cutoff):
     row = ways.shape[1]
     owner, which = np.empty(n * n_steps, dtype=np.int64), np.empty(n * n_steps + LANES, dtype=np.uint32)
     starts = np.zeros(n + 1, dtype=np.int64)
-    limit = splat(np.float32(radius * radius) + slack)
+    limit = splat(np.float32((1 + _SLACK) * radius * radius))
     found = 0
     for j in range(n):
         x = splat(np.float32(centre[0] - inside[j, 0]))
