@@ -4,13 +4,14 @@
 
     OMP_NUM_THREADS=1 python benchmarks/step_profile.py
 
-Kernels are timed by themselves, with data that are warm; what is left of the step is the filter network, the
-optimiser, the calls in between, and data that are not warm.
+Kernels are timed by themselves, with data that are warm; what they leave of the step is calls in Python,
+small sums, and data that are not warm.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,12 @@ from quantities.training import Trainee
 from timing import Timed
 from workloads import mp_crystals, rattled_prototypes
 
+from matgraft.graphs import Batch
 from matgraft.models.cfconv import Pairs, convolution, convolution_backward
 from matgraft.models.dense import dense, packed, summed_products
+from matgraft.models.fused import basis_at, filter_backward, filter_forward
 from matgraft.models.schnet import Architecture
+from matgraft.models.table import combine, combine_backward
 from matgraft.training.recipe import PAPER
 
 RESULT = Path(__file__).resolve().parent / "results" / "speed" / "step_profile.json"
@@ -47,13 +51,17 @@ def _profile(workload) -> dict:
     # Three dense layers forward and three for the gradient of their input; the first sees species alone.
     products = (3 * layers - 1) * (2 * mean["dense_ms"] + mean["weight_gradient_ms"])
     convolutions = layers * (mean["convolution_ms"] + mean["convolution_gradient_ms"])
+    filters = layers * (mean["filter_ms"] + mean["filter_gradient_ms"])
     flops = 2 * mean["nodes"] * width**2
+    known = products + convolutions + filters + mean["optimizer_ms"] + mean["collate_ms"]
     return {
         "batch": BATCH,
         **{name: round(value, 4) for name, value in mean.items()},
         "dense_gflops_per_second": round(flops / mean["dense_ms"] / 1e6, 1),
         "dense_layers_of_a_step_ms": round(products, 2),
         "convolutions_of_a_step_ms": round(convolutions, 2),
+        "filters_of_a_step_ms": round(filters, 2),
+        "rest_of_a_step_ms": round(mean["step_ms"] - known, 2),
     }
 
 
@@ -67,6 +75,7 @@ def _round(side: Matgraft, trainee: Trainee, rows: np.ndarray) -> dict[str, floa
     weight, bias = torch.randn(width, width).numpy(), torch.zeros(width).numpy()
     blocks = packed(weight)
     table_gradient = torch.zeros(coefficients.shape).numpy()
+    forward, backward = _filter_work(side, batch, table_gradient)
     works = {
         "step_ms": lambda: trainee.step(rows),
         "dense_ms": lambda: dense(x, blocks, bias, out),
@@ -75,6 +84,10 @@ def _round(side: Matgraft, trainee: Trainee, rows: np.ndarray) -> dict[str, floa
         "convolution_gradient_ms": lambda: convolution_backward(
             x, out, coefficients, pairs.by_cell, gradient, table_gradient
         ),
+        "filter_ms": forward,
+        "filter_gradient_ms": backward,
+        "optimizer_ms": trainee.optimizer.step,
+        "collate_ms": lambda: side.batch(rows),
     }
     found = {"nodes": len(batch.species), "pairs": len(batch.first)}
     for name, work in works.items():
@@ -82,6 +95,27 @@ def _round(side: Matgraft, trainee: Trainee, rows: np.ndarray) -> dict[str, floa
         timed.warm_up(None)
         found[name] = 1e3 * timed(None)["cpu"]
     return found
+
+
+def _filter_work(side: Matgraft, batch: Batch, table_gradient: np.ndarray) -> tuple[Callable, Callable]:
+    """The filter of one layer and its table, and the gradients of both."""
+    knots = side.network.knots(batch)
+    first, last = side.network.interactions[0].filter.dense[::2]
+    weights = [p.detach().numpy() for p in (first.weight, first.bias, last.weight, last.bias)]
+    radial, envelope = basis_at(knots, side.network.basis, side.network.arch.cutoff)
+    inner, slope, values = (np.zeros((len(radial), len(weights[1])), np.float32) for _ in range(3))
+    table = np.zeros_like(table_gradient)
+    found = [np.zeros_like(weight) for weight in weights]
+
+    def forward() -> None:
+        filter_forward(radial, envelope, *weights, inner, slope, values)
+        combine(values, table)
+
+    def backward() -> None:
+        combine_backward(table_gradient, values)
+        filter_backward(values, radial, envelope, weights[2], inner, slope, *found)
+
+    return forward, backward
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ class _Given:
     cells : int
         Of the filter tables.
     basis : tuple of ndarray
-        Result of :func:`_basis_at`.
+        Result of :func:`basis_at`.
     n_matrices : int
         How many parameters after the embedding are matrices.
     """
@@ -108,13 +108,13 @@ class _Given:
             natoms=natoms if network.arch.pooling == "mean" else np.ones_like(natoms),
             pairs=Pairs.of(graph, knots),
             cells=knots.cells,
-            basis=_basis_at(knots, network.basis, network.arch.cutoff),
+            basis=basis_at(knots, network.basis, network.arch.cutoff),
             n_matrices=_MATRICES * network.arch.interactions + 2,
         )
 
 
 @lru_cache(maxsize=64)
-def _basis_at(knots: Knots, basis: GaussianBasis, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
+def basis_at(knots: Knots, basis: GaussianBasis, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
     """Radial basis, shape (n_knots, n_basis) filled up to whole vectors, and cutoff function at the knots."""
     distance = knots.distances(like=basis.centres)
     radial = basis(distance).numpy()
@@ -206,7 +206,7 @@ def _scale_rows(a, by):
 
 
 @njit(cache=True)
-def _filter(radial, envelope, w_1, b_1, w_2, b_2, inner, slope, out):
+def filter_forward(radial, envelope, w_1, b_1, w_2, b_2, inner, slope, out):
     """Dense layer, ssp, dense layer, times the cutoff."""
     dense(radial, packed_transposed(w_1, radial.shape[1]), b_1, inner)
     ssp_and_slope(inner.reshape(-1), inner.reshape(-1), slope.reshape(-1))
@@ -215,7 +215,7 @@ def _filter(radial, envelope, w_1, b_1, w_2, b_2, inner, slope, out):
 
 
 @njit(cache=True)
-def _filter_backward(
+def filter_backward(
     grad, radial, envelope, w_2, inner, slope, grad_w_1, grad_b_1, grad_w_2, grad_b_2
 ):  # fmt: skip
     _scale_rows(grad, envelope)
@@ -251,7 +251,7 @@ def _forward(
     for t in range(layers):
         w_1, w_2 = matrices[_MATRICES * t + 1], matrices[_MATRICES * t + 2]
         b_1, b_2 = vectors[_VECTORS * t], vectors[_VECTORS * t + 1]
-        _filter(radial, envelope, w_1, b_1, w_2, b_2, filter_inner[t], filter_slope[t], values)
+        filter_forward(radial, envelope, w_1, b_1, w_2, b_2, filter_inner[t], filter_slope[t], values)
         combine(values, tables[t])
 
     # Atoms of a species are still alike before the first convolution.
@@ -357,7 +357,7 @@ def _backward(
         if learn:
             values = np.empty_like(filter_inner[t])
             combine_backward(grad_table, values)
-            _filter_backward(
+            filter_backward(
                 values, radial, envelope, matrices[m + 2], filter_inner[t], filter_slope[t],
                 grad_matrices[m + 1], grad_vectors[v], grad_matrices[m + 2], grad_vectors[v + 1],
             )  # fmt: skip
