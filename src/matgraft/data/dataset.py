@@ -201,7 +201,9 @@ class Dataset:
     @property
     def offsets(self) -> np.ndarray:
         """Start row of each structure, and the end of the last; shape (n + 1,)."""
-        return np.concatenate([[0], np.cumsum(self.natoms)]).astype(np.int64)
+        offsets = np.zeros(len(self.natoms) + 1, dtype=np.int64)
+        np.cumsum(self.natoms, out=offsets[1:])
+        return offsets
 
     def __getitem__(self, index: slice | Sequence[int] | np.ndarray) -> Dataset:
         """The structures that a slice, an integer array or a boolean mask selects, in that order."""
