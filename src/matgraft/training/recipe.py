@@ -105,8 +105,8 @@ class Recipe(BaseModel):
 
 
 PRETRAIN = Recipe(
-    epochs=150, batch_size=64, rate=1e-3, warmup=0.5, l2=0.05, huber_delta=0.05, average=0.999,
-    swa_epochs=30, swa_rate=2.5e-4, jitter=0.03,
+    epochs=160, batch_size=64, rate=1e-3, warmup=0.5, l2=0.05, huber_delta=0.05, average=0.999, jitter=0.03,
+    swa_rate=2.5e-4,
 )  # fmt: skip
 DIRECT = Recipe(epochs=60, batch_size=16, rate=1e-3, warmup=1.0, l2=0.05, average=0.99, min_steps=1000)
 FINETUNE = Recipe(epochs=10, batch_size=16, rate=2e-4, warmup=1.0, l2=0.05, loss="mae", average=0.99)
