@@ -38,9 +38,15 @@ def _require_plain(array):
         raise TypingError(f"a C-contiguous float32 array is needed, not {array}")
 
 
-def _pointer(context, builder, kind, array, offset):
+def _pointer(context, builder, kind, array, offset, vector=_VECTOR):
     data = cgutils.create_struct_proxy(kind)(context, builder, value=array).data
-    return builder.bitcast(builder.gep(data, [offset]), _VECTOR.as_pointer())
+    return builder.bitcast(builder.gep(data, [offset]), vector.as_pointer())
+
+
+def _everywhere(builder, number, vector):
+    nothing = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(nothing, number, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(first, nothing, ir.Constant(_INTEGERS, [0] * LANES))
 
 
 @intrinsic
@@ -75,32 +81,9 @@ def splat(typing, number):
     """The same number sixteen times."""
 
     def generate(context, builder, signature, arguments):
-        nothing = ir.Constant(_VECTOR, ir.Undefined)
-        everywhere = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-        first = builder.insert_element(nothing, arguments[0], ir.Constant(ir.IntType(32), 0))
-        return builder.shuffle_vector(first, nothing, everywhere)
+        return _everywhere(builder, arguments[0], _VECTOR)
 
     return _lanes(types.float32), generate
-
-
-@intrinsic
-def product(typing, a, b):
-    """``a * b``."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.fmul(*arguments)
-
-    return _lanes(_lanes, _lanes), generate
-
-
-@intrinsic
-def difference(typing, a, b):
-    """``a - b``."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.fsub(*arguments)
-
-    return _lanes(_lanes, _lanes), generate
 
 
 @intrinsic
@@ -135,22 +118,16 @@ def store_numbers(typing, array, offset, first, bits):
 
     def generate(context, builder, signature, arguments):
         array, offset, first, bits = arguments
-        nothing = ir.Constant(_INTEGERS, ir.Undefined)
-        everywhere = ir.Constant(_INTEGERS, [0] * LANES)
-        start = builder.insert_element(
-            nothing, builder.trunc(first, ir.IntType(32)), ir.Constant(ir.IntType(32), 0)
-        )
-        numbers = builder.add(
-            builder.shuffle_vector(start, nothing, everywhere), ir.Constant(_INTEGERS, list(range(LANES)))
-        )
+        start = _everywhere(builder, builder.trunc(first, ir.IntType(32)), _INTEGERS)
+        numbers = builder.add(start, ir.Constant(_INTEGERS, list(range(LANES))))
         mask = ir.VectorType(ir.IntType(1), LANES)
         chosen = builder.bitcast(builder.trunc(bits, ir.IntType(LANES)), mask)
         kind = ir.FunctionType(_INTEGERS, [_INTEGERS, mask, _INTEGERS])
         name = f"llvm.experimental.vector.compress.v{LANES}i32"
         compress = cgutils.get_or_insert_function(builder.module, kind, name)
-        data = cgutils.create_struct_proxy(signature.args[0])(context, builder, value=array).data
-        pointer = builder.bitcast(builder.gep(data, [offset]), _INTEGERS.as_pointer())
-        builder.store(builder.call(compress, [numbers, chosen, nothing]), pointer, align=4)
+        pointer = _pointer(context, builder, signature.args[0], array, offset, _INTEGERS)
+        anything = ir.Constant(_INTEGERS, ir.Undefined)
+        builder.store(builder.call(compress, [numbers, chosen, anything]), pointer, align=4)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.int64, types.int64), generate
@@ -201,6 +178,20 @@ def _unary(name):
     return function
 
 
+def _binary(operation):
+    @intrinsic
+    def function(typing, a, b):
+        def generate(context, builder, signature, arguments):
+            return getattr(builder, operation)(*arguments)
+
+        return _lanes(_lanes, _lanes), generate
+
+    return function
+
+
+product = _binary("fmul")
+difference = _binary("fsub")
+quotient = _binary("fdiv")
 magnitude = _unary(f"llvm.fabs.v{LANES}f32")
 rounded = _unary(f"llvm.rint.v{LANES}f32")
 
@@ -211,16 +202,6 @@ def larger(typing, a, b):
 
     def generate(context, builder, signature, arguments):
         return builder.select(builder.fcmp_unordered(">", *arguments), *arguments)
-
-    return _lanes(_lanes, _lanes), generate
-
-
-@intrinsic
-def quotient(typing, a, b):
-    """``a / b``."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.fdiv(*arguments)
 
     return _lanes(_lanes, _lanes), generate
 

@@ -265,7 +265,7 @@ def _forward(
         w_1 = packed_transposed(matrices[_MATRICES * t + 3], filters)
         w_2 = packed_transposed(matrices[_MATRICES * t + 4], features)
         b_1, b_2 = vectors[_VECTORS * t + 2], vectors[_VECTORS * t + 3]
-        # Of the output after the last interaction, which is not used.
+        # After the last interaction there is no next one; compiled code wants a value all the same.
         w_in = packed_transposed(matrices[_MATRICES * min(t + 1, layers - 1)], features)
         for a in range(0, n, ROWS_AT_ONCE):
             b = min(a + ROWS_AT_ONCE, n)
