@@ -21,11 +21,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from environment import environment
+from workloads import source_set
 
-from matgraft.data import Dataset
-from matgraft.data.splits import exclude
 from matgraft.graphs import graphs_of
-from matgraft.jobs.pretrain import keep_where
+from matgraft.models.model import load_model
 from matgraft.models.schnet import Architecture, SchNet
 from matgraft.training.distributed import joined
 from matgraft.training.loop import Samples, fit
@@ -33,7 +32,6 @@ from matgraft.training.recipe import PRETRAIN
 from matgraft.training.schemes import SCHEMES
 
 RESULTS = Path(__file__).resolve().parent / "results" / "speed"
-CRYSTALS = 50_000
 
 
 def main() -> None:
@@ -42,10 +40,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of epoch.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    dataset = Dataset.read("mp-source", target="e_form_per_atom", check=False)
-    mask, _ = exclude(dataset, Dataset.read("tmo-oxides"), ())
-    dataset = dataset[mask & keep_where(dataset, ["e_form_spread<=0.1", "natoms<=100"])]
-    rows = np.random.default_rng(0).permutation(len(dataset))[:CRYSTALS]
+    dataset, rows, _ = source_set(load_model("mp-schnet").card)
     samples = Samples(graphs_of(dataset, 5.0), dataset.labels["e_form_per_atom"][rows], rows)
     torch.manual_seed(0)
     recipe = PRETRAIN.changed(epochs=arguments.epochs, swa_epochs=0)
@@ -64,7 +59,7 @@ def main() -> None:
     processes = os.environ.get("WORLD_SIZE", "1")
     results[processes] = {
         "environment": environment(),
-        "crystals": CRYSTALS,
+        "crystals": len(rows),
         "wall_seconds": [round(float(s), 2) for s in wall],
         "cpu_seconds_of_the_first": [round(float(s), 2) for s in cpu],
         "median_wall": round(float(np.median(wall)), 2),

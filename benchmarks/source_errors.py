@@ -14,10 +14,8 @@ from pathlib import Path
 
 import numpy as np
 from ase.data import chemical_symbols
+from workloads import source_set
 
-from matgraft.data import Dataset
-from matgraft.data.splits import exclude
-from matgraft.jobs.pretrain import keep_where
 from matgraft.models.model import load_model
 from matgraft.training.graft import Task
 
@@ -32,10 +30,7 @@ def main() -> None:
     name = parser.parse_args().model
     model = load_model(name)
     card = model.card
-    dataset = Dataset.read("mp-source", target=card["target"])
-    kept, _ = exclude(dataset, Dataset.read("tmo-oxides"), card["exclude_elements"])
-    dataset = dataset[kept & keep_where(dataset, card["keep"])]
-    held = np.random.default_rng(card["seed"]).permutation(len(dataset))[-card["n_val"] :]
+    dataset, _, held = source_set(card)
     dataset = dataset[held]
     task = Task.of(dataset, card["target"], model.cutoff)
     error = np.abs(task.predicted_by(model) - task.per_atom)

@@ -18,11 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from environment import environment
+from workloads import source_set
 
 from matgraft.data import Dataset
-from matgraft.data.splits import exclude
 from matgraft.evaluation.tables import Table
-from matgraft.jobs.pretrain import keep_where
 from matgraft.models.model import load_model
 from matgraft.models.schnet import Architecture
 from matgraft.progress import Progress
@@ -33,7 +32,6 @@ HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "source_study.json"
 PAGE = HERE.parent / "docs" / "source.md"
 EPOCHS = 16
-HELD_OUT = 6154
 LATER = 3
 """Origin of structures whose geometry is not the one that the label belongs to."""
 SNAPSHOTS = ("e_form_mp2020", "e_form_megnet2018")
@@ -59,16 +57,6 @@ VARIANTS = {
     "PBE geometries only": Variant(pbe_only=True),
     "other start weights and batches": Variant(seed=1),
 }
-
-
-def crystals() -> tuple[Dataset, np.ndarray, np.ndarray]:
-    """The set that ``mp-schnet`` is trained on, its training rows and its held-out rows."""
-    card = load_model("mp-schnet").card
-    dataset = Dataset.read("mp-source", target=card["target"])
-    kept, _ = exclude(dataset, Dataset.read("tmo-oxides"), card["exclude_elements"])
-    dataset = dataset[kept & keep_where(dataset, card["keep"])]
-    order = np.random.default_rng(card["seed"]).permutation(len(dataset))
-    return dataset, order[:-HELD_OUT], order[-HELD_OUT:]
 
 
 def trained(name: str, variant: Variant, task: Task, rows: np.ndarray, held: np.ndarray, out: Path) -> dict:
@@ -116,7 +104,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "runs" / "source-study")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    dataset, train, held = crystals()
+    dataset, train, held = source_set(load_model("mp-schnet").card)
     task = Task.of(dataset, "e_form_per_atom", Architecture().cutoff)
     origin = dataset.columns["structure_origin"]
     found = {}

@@ -10,7 +10,9 @@ from ase.build import bulk
 from ase.spacegroup import crystal
 
 from matgraft.data import Dataset
+from matgraft.data.splits import exclude
 from matgraft.graphs import Graphs, build_graphs
+from matgraft.jobs.pretrain import keep_where
 
 CUTOFF = 5.0
 CATIONS = (
@@ -147,3 +149,12 @@ def _prototypes() -> dict[str, Atoms]:
             cellpar=[4.76, 4.76, 12.99, 90, 90, 120],
         ),
     }
+
+
+def source_set(card: dict) -> tuple[Dataset, np.ndarray, np.ndarray]:
+    """The crystals that a shipped source comes from, by its card; rows it learnt from and rows held out."""
+    dataset = Dataset.read("mp-source", target=card["target"])
+    kept, _ = exclude(dataset, Dataset.read("tmo-oxides"), card["exclude_elements"])
+    dataset = dataset[kept & keep_where(dataset, card["keep"])]
+    order = np.random.default_rng(card["seed"]).permutation(len(dataset))
+    return dataset, order[: -card["n_val"]], order[-card["n_val"] :]
