@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from matgraft.errors import InputError
-from matgraft.evaluation.plots import COLOURS, INK, STYLE
+from matgraft.evaluation.style import COLOURS, INK, STYLE
 from matgraft.evaluation.tables import Table, number
 
 ORDER = ("training", "inference", "latency", "neighbours", "memory", "cif", "orientation")

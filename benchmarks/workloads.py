@@ -10,9 +10,8 @@ from ase.build import bulk
 from ase.spacegroup import crystal
 
 from matgraft.data import Dataset
-from matgraft.data.splits import exclude
+from matgraft.data.splits import exclude, keep_where
 from matgraft.graphs import Graphs, build_graphs
-from matgraft.jobs.pretrain import keep_where
 
 CUTOFF = 5.0
 CATIONS = (

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from matgraft.errors import InputError
-from matgraft.evaluation import plots
+from matgraft.evaluation import plots, style
 from matgraft.evaluation.plots import error_distribution, learning_curves, parity, training_curve
 
 
@@ -22,7 +22,7 @@ def drawn(monkeypatch):
             super().__init__(*args, **kwargs)
             figures.append(self)
 
-    monkeypatch.setattr(plots, "Figure", Kept)
+    monkeypatch.setattr(style, "Figure", Kept)
     return figures
 
 
@@ -295,11 +295,11 @@ def test_no_pyplot():
 @pytest.mark.parametrize("low", [3e-7, 0.0101, 0.11, 1.0, 37.0])
 @pytest.mark.parametrize("ratio", [1.05, 1.4, 3.0, 12.0, 400.0, 1e9])
 def test_log_axes_have_a_few_ticks(low, ratio):
-    ticks = plots._log_ticks(low, low * ratio)
+    ticks = style.log_ticks(low, low * ratio)
     assert 2 <= len(ticks) <= 8
     assert ticks.min() >= low
     assert ticks.max() <= low * ratio
-    labels = [plots._plain(t) for t in ticks]
+    labels = [style.plain(t) for t in ticks]
     assert len(set(labels)) == len(labels)
 
 
@@ -308,7 +308,7 @@ def test_log_axes_have_a_few_ticks(low, ratio):
     [(0.001, "0.001"), (0.05, "0.05"), (1.0, "1"), (1500.0, "1500"), (2e4, "20,000"), (1e-6, "10⁻⁶")],
 )
 def test_tick_labels(value, shown):
-    assert plots._plain(value) == shown
+    assert style.plain(value) == shown
 
 
 def test_long_names_do_not_collide(tmp_path, drawn, rng):
@@ -330,8 +330,8 @@ def test_overlaps_are_seen(tmp_path, drawn):
 
 
 def test_labels_move_apart_as_little_as_possible():
-    np.testing.assert_allclose(plots._apart(np.array([0.5, 0.1, 0.9]), 0.1), [0.5, 0.1, 0.9])
-    np.testing.assert_allclose(plots._apart(np.array([0.5, 0.5]), 0.1), [0.45, 0.55])
-    placed = plots._apart(np.array([0.3, 0.31, 0.29, 0.8]), 0.1)
+    np.testing.assert_allclose(style.apart(np.array([0.5, 0.1, 0.9]), 0.1), [0.5, 0.1, 0.9])
+    np.testing.assert_allclose(style.apart(np.array([0.5, 0.5]), 0.1), [0.45, 0.55])
+    placed = style.apart(np.array([0.3, 0.31, 0.29, 0.8]), 0.1)
     np.testing.assert_allclose(np.diff(np.sort(placed))[:2], 0.1)
     np.testing.assert_allclose(placed[:3].mean(), 0.3)

@@ -11,10 +11,11 @@ import pytest
 from small import SMALL
 
 from matgraft.data import Label
+from matgraft.data.splits import keep_where
 from matgraft.data.writers import write
 from matgraft.errors import InputError
 from matgraft.jobs import pretrain as pretrain_job
-from matgraft.jobs.pretrain import keep_where, pretrain
+from matgraft.jobs.pretrain import pretrain
 from matgraft.models.model import load_model
 from matgraft.training.graft import train_from_scratch
 from matgraft.training.recipe import Recipe

@@ -30,8 +30,10 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 data_app = typer.Typer(help="Look at, convert and split data sets.", no_args_is_help=True)
+paper_app = typer.Typer(help="The published study, from data to figures.", no_args_is_help=True)
 models_app = typer.Typer(help="Models that ship with the package.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.add_typer(paper_app, name="paper")
 app.add_typer(models_app, name="models")
 
 console = Console(highlight=False)
@@ -71,6 +73,11 @@ class Sort(str, Enum):
 class Preset(str, Enum):
     default = "default"
     paper = "paper"
+
+
+class StudyPreset(str, Enum):
+    full = "full"
+    quick = "quick"
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
@@ -131,7 +138,7 @@ def finetune(
     reference: Annotated[
         str, typer.Option(help="auto, labels, residual, none, or a JSON file of energies by element.")
     ] = "auto",
-    arch: Annotated[str, typer.Option(help="Network of direct training: arch1 or arch2.")] = "arch1",
+    arch: Annotated[str, typer.Option(help="Network of direct training: arch1, arch2 or wide.")] = "arch1",
     val: Annotated[
         str, typer.Option(help="Fraction, number, file of ids, or file of structures to judge on.")
     ] = "0.2",
@@ -259,7 +266,7 @@ def pretrain(
     unlabelled: Annotated[
         str | None, typer.Option(help="Structures without a label, to learn from the teachers there too.")
     ] = None,
-    arch: Annotated[str, typer.Option(help="arch1 or arch2.")] = "arch1",
+    arch: Annotated[str, typer.Option(help="arch1, arch2 or wide.")] = "arch1",
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
     rate: Annotated[float | None, typer.Option(help="Learning rate at the start.")] = None,
     swa_epochs: Annotated[
@@ -339,7 +346,7 @@ def benchmark(
     preset: Annotated[
         Preset, typer.Option(help="Our training settings, or the published ones.")
     ] = Preset.default,
-    arch: Annotated[str, typer.Option(help="Network of direct training: arch1 or arch2.")] = "arch1",
+    arch: Annotated[str, typer.Option(help="Network of direct training: arch1, arch2 or wide.")] = "arch1",
     workers: Annotated[int | None, typer.Option(help="Processes; default one per core.")] = None,
     label_kind: KindOf = None,
     no_label_check: NoCheck = False,
@@ -373,6 +380,40 @@ def benchmark(
     console.print(tabulate(report["summary"], report["settings"]["label"]["unit"], data).rich())
     for name in ("benchmark.png", "benchmark.md", "benchmark.json"):
         console.print(f"  {out / name}", soft_wrap=True)
+
+
+@paper_app.command("run")
+def paper_run(
+    out: Out,
+    table: Annotated[
+        list[str] | None, typer.Option(help="Only what table 1, 2, 3, 4 or beyond needs; repeatable.")
+    ] = None,
+    figure: Annotated[list[int] | None, typer.Option(help="Only what this figure needs; repeatable.")] = None,
+    preset: Annotated[
+        StudyPreset, typer.Option(help="The whole study, or a few epochs of everything.")
+    ] = StudyPreset.full,
+    workers: Annotated[int | None, typer.Option(help="Processes; default one per core.")] = None,
+) -> None:
+    """Run the study from data to tables and figures, then write the report; repeated, it goes on.
+
+    Example: `matgraft paper run --table 2 --out study`
+    """
+    from matgraft.paper.experiments import run
+
+    run(out, tables=table or [], figures=figure or [], preset=preset.value, workers=workers)
+    paper_report(out)
+
+
+@paper_app.command("report")
+def paper_report(out: Out) -> None:
+    """Write report.html, report.md and the figures from what has been run.
+
+    Example: `matgraft paper report --out study`
+    """
+    from matgraft.paper.report import report
+
+    for path in report(out):
+        console.print(f"  {path}", soft_wrap=True)
 
 
 @data_app.command("info")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,8 @@ from matgraft.errors import InputError
 Rng = np.random.Generator | int
 Split = tuple[np.ndarray, np.ndarray]
 
+_CONDITION = re.compile(r"\s*(\w+)\s*(<=|>=|==|<|>)\s*(\S+)\s*")
+_COMPARE = {"<=": np.less_equal, ">=": np.greater_equal, "==": np.equal, "<": np.less, ">": np.greater}
 ID_LISTS = frozenset({"", ".txt", ".ids", ".lst"})
 
 
@@ -199,3 +202,29 @@ def exclude(
         "kept": int(keep.sum()),
     }
     return keep, report
+
+
+def keep_where(dataset: Dataset, conditions: Sequence[str]) -> np.ndarray:
+    """Mask of structures that satisfy conditions such as ``e_form_spread<=0.1`` or ``natoms<=100``."""
+    mask = np.ones(len(dataset), dtype=bool)
+    known = {"natoms": dataset.natoms, **dataset.labels, **dataset.columns}
+    for condition in conditions:
+        match = _CONDITION.fullmatch(condition)
+        if match is None or match[1] not in known:
+            raise InputError(
+                f"--keep {condition!r}: write NAME<=VALUE (or <, >, >=, ==) with one of "
+                f"{', '.join(sorted(known))}."
+            )
+        values = known[match[1]]
+        try:
+            bound = values.dtype.type(match[3])
+        except ValueError as error:
+            raise InputError(f"--keep {condition!r}: {match[3]!r} is not a value of {match[1]}.") from error
+        mask &= _COMPARE[match[2]](values, bound)
+    return mask
+
+
+def condition_name(condition: str) -> str:
+    """The label or column that a condition of :func:`keep_where` speaks of."""
+    match = _CONDITION.fullmatch(condition)
+    return match[1] if match else ""

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -120,6 +121,15 @@ class Table:
         above = [self.title, ""] if self.title else []
         below = ["", self.caption] if self.caption else []
         return "\n".join(above + lines + below) + "\n"
+
+    def html(self) -> str:
+        """A ``<table>``: title as caption, the caption as a note below."""
+        title = f"<caption><b>{escape(self.title)}</b></caption>" if self.title else ""
+        head = "".join(f"<th>{escape(name)}</th>" for name in self.columns)
+        rows = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in self._cells())
+        body = "\n".join(f"<tr>{row}</tr>" for row in rows)
+        note = f'<p class="note">{escape(self.caption)}</p>' if self.caption else ""
+        return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>{note}"
 
     def rich(self) -> RichTable:
         """The table for a rich console."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,76 +21,65 @@ from matgraft.errors import InputError
 from matgraft.evaluation.metrics import errors
 from matgraft.evaluation.plots import learning_curves
 from matgraft.evaluation.protocol import Subset, learning_curve_subsets
+from matgraft.evaluation.style import with_unit
 from matgraft.evaluation.tables import Table, spread
 from matgraft.jobs.finetune import TITLES, baselines, recipes
-from matgraft.jobs.folder import claim, write_json, write_text
+from matgraft.jobs.folder import claim, versions, write_json, write_text
 from matgraft.models.model import Model, load_model
-from matgraft.models.schnet import ARCHITECTURES
+from matgraft.models.schnet import ARCHITECTURES, Architecture
 from matgraft.progress import Progress
 from matgraft.training.graft import REFERENCE_MODES, Task, check_request, finetune, named_scheme
+from matgraft.training.recipe import Recipe
+
+REPORT = "benchmark.json"
+ZERO_SHOT = "zero_shot_source"
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What one worker needs to know of the whole benchmark."""
+    """What one worker needs to know of a benchmark."""
 
     task: Task
     source: Model | None
     zero_shot: np.ndarray | None
-    preset: str
-    arch: str
+    for_direct: Recipe
+    for_graft: Recipe
+    arch: Architecture
 
 
-_job: _Job
+@dataclass(frozen=True)
+class Plan:
+    """A benchmark whose input has been read and checked.
+
+    Attributes
+    ----------
+    out : Path
+    settings : dict
+        Everything that decides the results.
+    methods : tuple of str
+    subsets : list of Subset
+    validation : dict of str to dict
+        Per seed ``ids``, ``natoms`` and ``target`` of the structures that are judged on.
+    """
+
+    out: Path
+    settings: dict
+    methods: tuple[str, ...]
+    subsets: list[Subset]
+    validation: dict[str, dict]
+    _job: _Job
+
+    @property
+    def fits(self) -> dict[tuple[str, str], Path]:
+        """Where the result of each subset and method is kept until all are there."""
+        return {
+            (subset.name, method): self.out / "fits" / f"{subset.name}-{method.replace('/', '-')}.json"
+            for subset in self.subsets
+            for method in ("baselines", *self.methods)
+        }
 
 
-def _start_worker(job: _Job) -> None:
-    global _job
-    torch.set_num_threads(1)
-    _job = job
-
-
-def _fit(subset: Subset, method: str) -> dict:
-    """Train one method on one subset, or evaluate the baselines; returns scores by method."""
-    task, start = _job.task, time.monotonic()
-    if method == "baselines":
-        predictions = baselines(task, subset.train, _job.source, _job.zero_shot)
-        extra: dict = {}
-    else:
-        name, _, mode = method.partition("/")
-        scheme = named_scheme(name)
-        for_direct, for_graft = recipes(_job.preset)
-        from_source = scheme.start == "source"
-        model = finetune(
-            _job.source if from_source else None,
-            task,
-            rows=subset.train,
-            scheme=scheme,
-            reference=mode or "auto",  # type: ignore[arg-type]
-            recipe=for_graft if from_source else for_direct,
-            arch=ARCHITECTURES[_job.arch],
-            seed=subset.seed,
-            zero_shot=_job.zero_shot if from_source else None,
-        )
-        predictions = {method: task.predicted_by(model)}
-        extra = {"reference": model.card["reference"]}
-    rows, label = subset.validation, task.label
-    truth = label.from_per_atom(task.per_atom[rows], task.natoms[rows])
-    scores = {
-        name: errors(label, truth, label.from_per_atom(values[rows], task.natoms[rows]), task.natoms[rows])
-        for name, values in predictions.items()
-    }
-    return {
-        "seed": subset.seed,
-        "size": subset.size,
-        "part": subset.part,
-        "seconds": time.monotonic() - start,
-        **extra,
-        "scores": scores,
-    }
-
-
-def benchmark(
+def plan(
     data: str | Path | Dataset,
     target: str,
     out: str | Path,
@@ -101,17 +91,16 @@ def benchmark(
     group: str | None = None,
     source: str | Path | None = "mp-schnet",
     preset: str = "default",
+    changes: Mapping[str, object] | None = None,
     arch: str = "arch1",
-    workers: int | None = None,
-) -> dict:
-    """Run the study's learning-curve protocol and write table, JSON and curves.
+) -> Plan:
+    """Read and check what :func:`run` is to do.
 
     Parameters
     ----------
     data : path, name or Dataset
     target : str
     out : path
-        Every finished fit is kept here at once; an interrupted benchmark goes on with what is missing.
     sizes : sequence of int
         Numbers of labels. The largest training set is cut into disjoint parts of the smaller sizes.
     val_size : int
@@ -122,17 +111,17 @@ def benchmark(
     group : {"formula", "chemical_system"}, optional
     source : str, path or None
     preset : {"default", "paper"}
-    arch : {"arch1", "arch2"}
+    changes : mapping, optional
+        Settings of the preset's recipes to change, such as ``{"l2": 0.0}``.
+    arch : {"arch1", "arch2", "wide"}
         For direct training.
-    workers : int, optional
-        Processes of one thread each; default one per core.
 
-    Returns
-    -------
-    dict
-        The content of ``benchmark.json``.
+    Raises
+    ------
+    InputError
+        What cannot be trained or does not exist.
     """
-    recipes(preset)
+    for_direct, for_graft = (recipe.changed(**(changes or {})) for recipe in recipes(preset))
     for method in schemes:
         name, _, mode = method.partition("/")
         if mode and mode not in REFERENCE_MODES:
@@ -146,7 +135,6 @@ def benchmark(
     dataset = data if isinstance(data, Dataset) else Dataset.read(data, target=target)
     subsets = learning_curve_subsets(dataset, list(sizes), val_size, seeds, group)
     task = Task.of(dataset, target, parent.cutoff if parent else ARCHITECTURES[arch].cutoff)
-    for_direct, for_graft = recipes(preset)
     settings = {
         "command": "benchmark",
         "data": dataset.source,
@@ -163,55 +151,188 @@ def benchmark(
         "preset": preset,
         "recipes": {"direct": for_direct.model_dump(), "source": for_graft.model_dump()},
     }
-    out = claim(out, settings)
-    zero_shot = None if parent is None else task.predicted_by(parent)
-    results = _run(
-        _Job(task, parent, zero_shot, preset, arch), subsets, ["baselines", *schemes], out / "fits", workers
-    )
-    report: dict = {"settings": settings, "results": results, "summary": summarise(results)}
-    write_json(out / "benchmark.json", report)
-    table = tabulate(report["summary"], task.label.unit, f"{dataset.source}, {seeds} seeds")
-    write_text(out / "benchmark.md", table.markdown() + "\n")
-    learning_curves(out / "benchmark.png", _curves(report["summary"]), _error_unit(task.label.unit))
-    return report
-
-
-def _run(
-    job: _Job, subsets: list[Subset], methods: list[str], folder: Path, workers: int | None
-) -> list[dict]:
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {
-        (subset.name, method): folder / f"{subset.name}-{method.replace('/', '-')}.json"
+    validation = {
+        str(subset.seed): {
+            "ids": dataset.ids[subset.validation].tolist(),
+            "natoms": dataset.natoms[subset.validation].tolist(),
+            "target": [_short(value, 9) for value in dataset.values(target)[subset.validation]],
+        }
         for subset in subsets
-        for method in methods
     }
+    zero_shot = None if parent is None else task.predicted_by(parent)
+    job = _Job(task, parent, zero_shot, for_direct, for_graft, ARCHITECTURES[arch])
+    return Plan(Path(out), settings, tuple(schemes), subsets, validation, job)
+
+
+def benchmark(
+    data: str | Path | Dataset, target: str, out: str | Path, *, workers: int | None = None, **options
+) -> dict:
+    """Run the study's learning-curve protocol and write table, JSON and curves.
+
+    Parameters
+    ----------
+    data, target, out, **options
+        See :func:`plan`.
+    workers : int, optional
+        Processes of one thread each; default one per core.
+
+    Returns
+    -------
+    dict
+        The content of ``benchmark.json``.
+    """
+    return run([plan(data, target, out, **options)], workers)[0]
+
+
+def run(plans: Sequence[Plan], workers: int | None = None) -> list[dict]:
+    """Run benchmarks side by side in one pool of processes.
+
+    Every finished fit is kept at once, and a finished benchmark is not run again: repeated, an interrupted
+    run goes on with what is missing, and one that got another scheme runs that alone.
+
+    Parameters
+    ----------
+    plans : sequence of Plan
+    workers : int, optional
+        Processes of one thread each; default one per core.
+
+    Returns
+    -------
+    list of dict
+        What stands in each ``benchmark.json``: ``settings``, ``validation``, ``results`` (per subset and
+        method) and ``summary`` (see :func:`summarise`).
+    """
+    for one in plans:
+        claim(one.out, one.settings)
+        (one.out / "fits").mkdir(exist_ok=True)
+    known = [_known(one) for one in plans]
     # Long fits first: the last ones to finish are then short, and no core waits for long.
     waiting = [
-        (subset, method)
-        for subset in sorted(subsets, key=lambda subset: -subset.size)
-        for method in methods
-        if not files[subset.name, method].exists()
+        (k, subset, method)
+        for k, one in enumerate(plans)
+        for subset in one.subsets
+        for method in ("baselines", *one.methods)
+        if (subset.name, method) not in known[k]
     ]
+    waiting.sort(key=lambda work: (work[2] == "baselines", -work[1].size))
+    left = [sum(k == position for k, *_ in waiting) for position in range(len(plans))]
+    reports = {k: _report(plans[k], known[k]) for k, number in enumerate(left) if not number}
     # Children import the libraries anew and must not bring a thread per core each.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    total = sum(len(one.fits) for one in plans)
     with (
-        Progress(len(files), "benchmark", unit="fits", done=len(files) - len(waiting)) as progress,
+        Progress(total, "benchmark", unit="fits", done=total - len(waiting)) as progress,
         ProcessPoolExecutor(
             max_workers=workers or os.cpu_count(),
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_start_worker,
-            initargs=(job,),
+            initargs=([one._job for one in plans],),
         ) as pool,
     ):
-        pending = {pool.submit(_fit, subset, method): (subset.name, method) for subset, method in waiting}
+        pending = {pool.submit(_fit, k, subset, method): (k, subset, method) for k, subset, method in waiting}
         try:
             for future in as_completed(pending):
-                write_json(files[pending[future]], future.result())
+                k, subset, method = pending.pop(future)
+                known[k][subset.name, method] = future.result()
+                write_json(plans[k].fits[subset.name, method], known[k][subset.name, method])
                 progress.step()
+                left[k] -= 1
+                if not left[k]:
+                    reports[k] = _report(plans[k], known[k])
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return [json.loads(files[subset.name, method].read_text()) for subset in subsets for method in methods]
+    return [reports[k] for k in range(len(plans))]
+
+
+def _known(one: Plan) -> dict[tuple[str, str], dict]:
+    """Results that earlier runs left."""
+    finished = one.out / REPORT
+    done = json.loads(finished.read_text())["results"] if finished.is_file() else []
+    found = {(_name(result), result["method"]): result for result in done}
+    for key, path in one.fits.items():
+        if key not in found and path.is_file():
+            found[key] = json.loads(path.read_text())
+    return found
+
+
+def _name(result: dict) -> str:
+    return f"seed{result['seed']}-n{result['size']}-part{result['part']}"
+
+
+def _report(one: Plan, known: dict[tuple[str, str], dict]) -> dict:
+    """Write what a finished benchmark has found; its single fits are in there."""
+    results = [known[key] for key in one.fits]
+    results += [result for key, result in known.items() if key not in one.fits]
+    summary = summarise(results)
+    report = {
+        "settings": one.settings,
+        "versions": versions(),
+        "validation": one.validation,
+        "summary": summary,
+        "results": results,
+    }
+    unit = one.settings["label"]["unit"]
+    write_json(one.out / REPORT, report)
+    caption = f"{one.settings['data']}, {one.settings['seeds']} seeds"
+    write_text(one.out / "benchmark.md", tabulate(summary, unit, caption).markdown() + "\n")
+    learning_curves(one.out / "benchmark.png", _curves(summary), _error_unit(unit))
+    shutil.rmtree(one.out / "fits")
+    return report
+
+
+_jobs: list[_Job]
+
+
+def _start_worker(jobs: list[_Job]) -> None:
+    global _jobs
+    torch.set_num_threads(1)
+    _jobs = jobs
+
+
+def _fit(k: int, subset: Subset, method: str) -> dict:
+    """Train one method on one subset, or evaluate the baselines; returns scores and errors by method."""
+    job, start, cpu = _jobs[k], time.monotonic(), time.process_time()
+    task = job.task
+    if method == "baselines":
+        predictions = baselines(task, subset.train, job.source, job.zero_shot, subset.seed)
+        extra: dict = {}
+    else:
+        name, _, mode = method.partition("/")
+        scheme = named_scheme(name)
+        from_source = scheme.start == "source"
+        model = finetune(
+            job.source if from_source else None,
+            task,
+            rows=subset.train,
+            scheme=scheme,
+            reference=mode or "auto",  # type: ignore[arg-type]
+            recipe=job.for_graft if from_source else job.for_direct,
+            arch=job.arch,
+            seed=subset.seed,
+            zero_shot=job.zero_shot if from_source else None,
+        )
+        predictions = {method: task.predicted_by(model)}
+        extra = {"reference": model.card["reference"], "epochs": model.card["epochs"]}
+    seconds = {"seconds": time.monotonic() - start, "cpu_seconds": time.process_time() - cpu}
+    rows, label = subset.validation, task.label
+    natoms = task.natoms[rows]
+    truth = label.from_per_atom(task.per_atom[rows], natoms)
+    said = {name: label.from_per_atom(values[rows], natoms) for name, values in predictions.items()}
+    return {
+        "method": method,
+        "seed": subset.seed,
+        "size": subset.size,
+        "part": subset.part,
+        **seconds,
+        **extra,
+        "scores": {name: errors(label, truth, values, natoms) for name, values in said.items()},
+        "errors": {name: [_short(error) for error in values - truth] for name, values in said.items()},
+    }
+
+
+def _short(value: float, digits: int = 5) -> float:
+    return float(f"{value:.{digits}g}")
 
 
 def summarise(results: list[dict]) -> dict[str, dict[str, dict[str, list[float]]]]:
@@ -253,7 +374,7 @@ def _curves(summary: dict) -> dict[str, dict[int, np.ndarray]]:
     return {
         title(method): {int(size): values(measures) for size, measures in sizes.items()}
         for method, sizes in summary.items()
-        if method != "zero_shot_source"
+        if method != ZERO_SHOT
     }
 
 
@@ -264,21 +385,36 @@ def title(method: str) -> str:
 
 
 def tabulate(summary: dict, unit: str, caption: str = "") -> Table:
-    """Rows are methods, columns numbers of labels; mean and standard deviation over seeds."""
+    """Rows are methods, columns numbers of labels; mean and standard deviation over seeds.
+
+    The source as it is has seen no label, which is the column N = 0; a source of another label, whose numbers
+    mean nothing here, is left out.
+    """
     energies = unit.startswith("eV")
     sizes = sorted({int(size) for measures in summary.values() for size in measures})
+
+    def cell(measures: dict) -> str:
+        if not energies:
+            return spread(measures["mae"], 3)
+        share = mean(measures["within_chemical_accuracy_per_atom"])
+        return f"{spread(measures['mae_ev'])} ({1e3 * mean(measures['mae_ev_per_atom']):.0f}; {share:.0%})"
+
+    key, largest = "mae_ev" if energies else "mae", str(sizes[-1])
+    as_it_is = summary.get(ZERO_SHOT)
+    means_something = as_it_is is not None and (
+        mean(as_it_is[largest][key]) < mean(summary["references_alone"][largest][key])
+    )
     rows = []
+    if as_it_is is not None and means_something:
+        rows.append([title(ZERO_SHOT), cell(as_it_is[largest]), *[None] * len(sizes)])
     for method, by_size in summary.items():
-        row = [title(method)]
-        for size in sizes:
-            cell = by_size[str(size)]
-            if energies:
-                share = mean(cell["within_chemical_accuracy_per_atom"])
-                row.append(
-                    f"{spread(cell['mae_ev'])} ({1e3 * mean(cell['mae_ev_per_atom']):.0f}; {share:.0%})"
-                )
-            else:
-                row.append(spread(cell["mae"], 3))
-        rows.append(row)
-    head = f"MAE in {unit} (meV/atom; share within 43 meV/atom)" if energies else f"MAE in {unit}"
-    return Table(["method", *(f"N = {size}" for size in sizes)], rows, title=head, caption=caption)
+        if method != ZERO_SHOT:
+            without = [None] if means_something else []
+            rows.append([title(method), *without, *(cell(by_size[str(size)]) for size in sizes)])
+    columns = ["method", *["N = 0"] * means_something, *(f"N = {size}" for size in sizes)]
+    head = (
+        f"MAE in {unit} (meV/atom; share within 43 meV/atom)"
+        if energies
+        else with_unit("MAE", unit, brackets=True)
+    )
+    return Table(columns, rows, title=head, caption=caption)

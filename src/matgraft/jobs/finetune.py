@@ -19,6 +19,7 @@ from matgraft.models.model import Model, load_model
 from matgraft.models.references import References
 from matgraft.models.schnet import ARCHITECTURES
 from matgraft.progress import Progress
+from matgraft.training.forest import composition_forest
 from matgraft.training.graft import (
     REFERENCE_MODES,
     ReferenceMode,
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 TITLES = {
     "references_alone": "reference energies alone",
+    "composition_forest": "random forest on composition",
     "zero_shot_source": "source model as it is",
     "source_plus_references": "source + robust references",
     "direct": "direct training",
@@ -151,7 +153,7 @@ def run_finetune(
         See :func:`matgraft.training.graft.finetune`.
     reference : str
         ``auto``, ``labels``, ``residual``, ``none``, or a JSON file of energies by element.
-    arch : {"arch1", "arch2"}
+    arch : {"arch1", "arch2", "wide"}
         For direct training.
     val, group
         See :func:`validation_split`.
@@ -214,23 +216,27 @@ def run_finetune(
         zero_shot=zero_shot,
     )
     predictions = {scheme: task.predicted_by(model)}
-    predictions |= baselines(task, train_rows, parent, zero_shot)
+    predictions |= baselines(task, train_rows, parent, zero_shot, seed)
     if direct and scheme != "direct":
         predictions["direct"] = task.predicted_by(train("direct", for_direct, source=None, scheme="direct"))
     return _write(out, dataset, task, model, scheme, predictions, train_rows, val_rows)
 
 
 def baselines(
-    task: Task, rows: np.ndarray, source: Model | None, zero_shot: np.ndarray | None
+    task: Task, rows: np.ndarray, source: Model | None, zero_shot: np.ndarray | None, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Per-atom predictions that cost no training: what a graft has to beat.
+    """Per-atom predictions that need no network to be trained: what a graft has to beat.
 
     Returns
     -------
     dict of str to ndarray, shape (n,)
-        ``references_alone``; with a source also ``zero_shot_source`` and ``source_plus_references``.
+        ``references_alone`` and ``composition_forest``; with a source also ``zero_shot_source`` and
+        ``source_plus_references``.
     """
-    alone = {"references_alone": fit_references(task, rows, "labels", None, None).per_atom(task.composition)}
+    alone = {
+        "references_alone": fit_references(task, rows, "labels", None, None).per_atom(task.composition),
+        "composition_forest": composition_forest(task, rows, seed),
+    }
     if source is None or zero_shot is None:
         return alone
     shifted = fit_references(task, rows, "residual", source, zero_shot)

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import platform
+import re
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +14,8 @@ from pathlib import Path
 from matgraft.errors import InputError
 
 SETTINGS = "settings.json"
-_PACKAGES = ("matgraft", "torch", "numpy", "numba", "ase", "gemmi")
+_NUMBERS = re.compile(r"\[\s+(?:(?:-?\d[\d.eE+-]*|-?Infinity|NaN),?\s+)+\]")
+_PACKAGES = ("matgraft", "torch", "numpy", "numba", "scikit-learn", "ase", "gemmi")
 
 
 def claim(folder: str | Path, settings: dict) -> Path:
@@ -67,7 +69,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: object) -> None:
-    write_text(path, json.dumps(content, indent=1) + "\n")
+    """Indented, with each list of plain numbers on one line."""
+    text = json.dumps(content, indent=1)
+    write_text(path, _NUMBERS.sub(lambda numbers: " ".join(numbers[0].split()), text) + "\n")
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from matgraft.data import Dataset, Label
-from matgraft.data.splits import exclude, validation_count
+from matgraft.data.splits import condition_name, exclude, keep_where, validation_count
 from matgraft.errors import InputError
 from matgraft.evaluation.metrics import errors
 from matgraft.evaluation.plots import training_curve
@@ -26,34 +25,6 @@ from matgraft.training.recipe import PRETRAIN, Recipe
 
 AGREE = 0.1
 """How far teachers may differ on an unlabelled structure to learn from, in the label's unit per atom."""
-
-_CONDITION = re.compile(r"\s*(\w+)\s*(<=|>=|==|<|>)\s*(\S+)\s*")
-_COMPARE = {"<=": np.less_equal, ">=": np.greater_equal, "==": np.equal, "<": np.less, ">": np.greater}
-
-
-def _name_in(condition: str) -> str:
-    match = _CONDITION.fullmatch(condition)
-    return match[1] if match else ""
-
-
-def keep_where(dataset: Dataset, conditions: Sequence[str]) -> np.ndarray:
-    """Mask of structures that satisfy conditions such as ``e_form_spread<=0.1`` or ``natoms<=100``."""
-    mask = np.ones(len(dataset), dtype=bool)
-    known = {"natoms": dataset.natoms, **dataset.labels, **dataset.columns}
-    for condition in conditions:
-        match = _CONDITION.fullmatch(condition)
-        if match is None or match[1] not in known:
-            raise InputError(
-                f"--keep {condition!r}: write NAME<=VALUE (or <, >, >=, ==) with one of "
-                f"{', '.join(sorted(known))}."
-            )
-        values = known[match[1]]
-        try:
-            bound = values.dtype.type(match[3])
-        except ValueError as error:
-            raise InputError(f"--keep {condition!r}: {match[3]!r} is not a value of {match[1]}.") from error
-        mask &= _COMPARE[match[2]](values, bound)
-    return mask
 
 
 def pretrain(
@@ -215,7 +186,7 @@ def _learnable(
     """Unlabelled structures from which to learn: allowed, and known to the teachers, who agree on them."""
     mask, _ = exclude(more, forbidden, elements)
     known = {"natoms", *more.labels, *more.columns}
-    mask &= keep_where(more, [condition for condition in keep if _name_in(condition) in known])
+    mask &= keep_where(more, [condition for condition in keep if condition_name(condition) in known])
     more = more[mask]
     said = [teacher.predict(more) for teacher in teachers]
     apart = np.ptp([one.per_atom for one in said], axis=0)

@@ -116,4 +116,4 @@ PAPER = Recipe(
 )  # fmt: skip
 
 PRESETS = {"default": (DIRECT, FINETUNE), "paper": (PAPER, PAPER)}
-"""Recipes for a random start and for a start from a source."""
+"""Recipes for a random start and for a start from a source: ours, and the published one."""

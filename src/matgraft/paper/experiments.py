@@ -1,0 +1,241 @@
+"""What is run: every experiment of the study, and what lies beyond its data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from matgraft.data import Dataset
+from matgraft.data.splits import keep_where
+from matgraft.errors import InputError
+from matgraft.jobs.benchmark import Plan, plan
+from matgraft.jobs.benchmark import run as run_benchmarks
+
+PUBLISHED, OURS = "published", "ours"
+SCHEMES = ("direct", "tl1", "tl2", "tl3")
+LABELS_ALONE = ("direct", "tl1/labels", "tl2/labels", "tl3/labels")
+
+FORMATION = "mp-schnet"
+TOTAL = "mp-schnet-total-energy"
+STUDY = "mp-schnet-arch1"
+"""A source with the study's network, trained on the study's label."""
+WITHOUT_CRMN = "mp-schnet-no-crmn"
+WITHOUT_CRMN_TOTAL = f"{WITHOUT_CRMN}:e_total_per_atom_mp2020"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One benchmark.
+
+    Attributes
+    ----------
+    name, title : str
+    data, target : str
+    keep : tuple of str
+        Conditions on the structures; see :func:`matgraft.data.splits.keep_where`.
+    sizes : tuple of int
+    val_size : int
+    schemes : tuple of str
+    source : str or None
+    recipe : {"published", "ours"}
+        Settings of training; with the published ones, reference energies are fitted to the labels alone.
+    l2 : bool
+        Regularised as the recipe says, or not at all.
+    arch : str
+    group : str or None
+    parts : tuple of str
+        Tables (``1`` to ``4``, ``beyond``) and figures (``fig8``) that need it.
+    """
+
+    name: str
+    title: str
+    data: str = "tmo-oxides-fetiv"
+    target: str = "energy"
+    keep: tuple[str, ...] = ()
+    sizes: tuple[int, ...] = (100, 200, 400)
+    val_size: int = 117
+    schemes: tuple[str, ...] = SCHEMES
+    source: str | None = FORMATION
+    recipe: str = OURS
+    l2: bool = True
+    arch: str = "arch1"
+    group: str | None = None
+    parts: tuple[str, ...] = field(default=("beyond",))
+
+
+_OXIDES = Experiment(
+    "oxides",
+    "oxides of Fe, Ti, V",
+    source=TOTAL,
+    parts=("1", "2", "beyond", "fig8", "fig10", "fig11"),
+)
+_EXTENDED = Experiment(
+    "extended",
+    "oxides of Fe, Ti, V, Cr, Mn; the source has seen no Cr and no Mn",
+    data="tmo-oxides",
+    sizes=(125, 250, 500),
+    val_size=163,
+    source=WITHOUT_CRMN_TOTAL,
+    parts=("3", "4", "fig9", "fig10", "fig11", "fig12"),
+)
+_ARCHITECTURE = replace(_OXIDES, sizes=(400,), schemes=("direct",), source=None, parts=("1",))
+
+
+def _architectures(recipe: str) -> list[Experiment]:
+    """The columns of Table 1 that no other table has."""
+    return [
+        replace(
+            _ARCHITECTURE,
+            name=f"{recipe}/{arch}{'-l2' if l2 else ''}",
+            title=f"{arch}{' + L2' if l2 else ''}",
+            recipe=recipe,
+            arch=arch,
+            l2=l2,
+        )
+        for arch, l2 in (("arch1", False), ("arch2", False), ("arch2", True), ("wide", True))
+        if recipe == OURS or arch != "wide"
+    ]
+
+
+EXPERIMENTS = (
+    replace(_OXIDES, name="published/oxides", recipe=PUBLISHED, source=STUDY, schemes=LABELS_ALONE),
+    replace(
+        _EXTENDED, name="published/extended", recipe=PUBLISHED, source=WITHOUT_CRMN, schemes=LABELS_ALONE[:3]
+    ),
+    *_architectures(PUBLISHED),
+    replace(_OXIDES, name="ours/oxides"),
+    replace(_EXTENDED, name="ours/extended"),
+    *_architectures(OURS),
+    Experiment("beyond/oxides-formation-energy", "oxides of Fe, Ti, V, source of formation energies"),
+    replace(
+        _OXIDES,
+        name="beyond/oxides-by-formula",
+        title="oxides of Fe, Ti, V, no formula on both sides",
+        group="formula",
+        parts=("beyond",),
+    ),
+    Experiment(
+        "beyond/oxides-clean",
+        "oxides in the geometry of their label",
+        data="tmo-oxides-clean",
+        sizes=(40, 80, 160),
+        val_size=91,
+        source=TOTAL,
+    ),
+    Experiment(
+        "beyond/tio2-quantum-espresso",
+        "TiO2 and suboxides, another code (Quantum ESPRESSO)",
+        data="tio2-qe-pbe",
+        val_size=200,
+    ),
+    Experiment(
+        "beyond/oxides-optb88vdw",
+        "oxides, another functional (OptB88vdW formation energies)",
+        data="jarvis-oxides",
+        target="e_form_per_atom",
+        val_size=200,
+    ),
+    Experiment(
+        "beyond/dielectric-constant",
+        "electronic dielectric constant",
+        data="mp-properties",
+        target="eps_electronic",
+        keep=("eps_electronic>1", "eps_electronic<100"),
+        val_size=200,
+    ),
+    Experiment(
+        "beyond/bulk-modulus",
+        "log10 of the bulk modulus in GPa",
+        data="mp-properties",
+        target="log10_K_VRH_GPa",
+        keep=("log10_K_VRH_GPa>0", "log10_K_VRH_GPa<3"),
+        val_size=200,
+    ),
+    Experiment(
+        "beyond/piezoelectric-maximum",
+        "greatest piezoelectric constant",
+        data="mp-properties",
+        target="piezo_max_eij_C_per_m2",
+        keep=("piezo_max_eij_C_per_m2>=0", "piezo_max_eij_C_per_m2<10"),
+        val_size=200,
+    ),
+)
+PARTS = tuple(dict.fromkeys(part for experiment in EXPERIMENTS for part in experiment.parts))
+
+_QUICK = {PUBLISHED: {"epochs": 12}, OURS: {"epochs": 4, "min_steps": 60}}
+"""A few epochs: everything is run and drawn, nothing is learned."""
+
+
+def chosen(tables: Sequence[str] = (), figures: Sequence[int] = ()) -> list[Experiment]:
+    """Experiments behind some tables and figures; all of them if none is named."""
+    wanted = {*tables, *(f"fig{number}" for number in figures)}
+    unknown = sorted({*tables} - {*PARTS})
+    if unknown:
+        names = ", ".join(part for part in PARTS if not part.startswith("fig"))
+        raise InputError(f"no table {', '.join(unknown)}; there are {names}.")
+    return [one for one in EXPERIMENTS if not wanted or wanted & {*one.parts}]
+
+
+def planned(experiment: Experiment, out: Path, preset: str = "full") -> Plan:
+    """The benchmark of an experiment, read and checked.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    out : Path
+        Folder of the whole study.
+    preset : {"full", "quick"}
+        ``quick``: two seeds, the two greatest numbers of labels, a few epochs.
+    """
+    data = Dataset.read(experiment.data, target=experiment.target, missing="drop")
+    data = data[keep_where(data, experiment.keep)]
+    changes: dict[str, object] = {} if experiment.l2 else {"l2": 0.0}
+    sizes, seeds = experiment.sizes, 5
+    if preset == "quick":
+        changes |= _QUICK[experiment.recipe]
+        sizes, seeds = sizes[-2:], 2
+    return plan(
+        data,
+        experiment.target,
+        out / experiment.name,
+        sizes=sizes,
+        val_size=experiment.val_size,
+        schemes=experiment.schemes,
+        seeds=seeds,
+        group=experiment.group,
+        source=experiment.source,
+        preset="paper" if experiment.recipe == PUBLISHED else "default",
+        changes=changes,
+        arch=experiment.arch,
+    )
+
+
+def run(
+    out: str | Path,
+    *,
+    tables: Sequence[str] = (),
+    figures: Sequence[int] = (),
+    preset: str = "full",
+    workers: int | None = None,
+) -> None:
+    """Run what tables and figures need; repeated, go on with what is missing.
+
+    Parameters
+    ----------
+    out : path
+        Gets a folder for each experiment.
+    tables : sequence of str
+        ``1``, ``2``, ``3``, ``4``, ``beyond``; with ``figures`` empty too, all.
+    figures : sequence of int
+        Numbers of the study's figures.
+    preset : {"full", "quick"}
+    workers : int, optional
+        Processes of one thread each; default one per core.
+
+    Raises
+    ------
+    InputError
+        No such table, data that are not on this machine, or a folder with results of another preset.
+    """
+    run_benchmarks([planned(one, Path(out), preset) for one in chosen(tables, figures)], workers)

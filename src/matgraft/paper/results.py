@@ -1,0 +1,124 @@
+"""What the experiments have found, as the tables and figures ask for it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from matgraft.errors import InputError
+from matgraft.evaluation.significance import Comparison, paired_test
+from matgraft.jobs.benchmark import REPORT
+from matgraft.models.model import load_model
+from matgraft.paper.experiments import EXPERIMENTS, Experiment
+
+UNTRAINED = ("references_alone", "composition_forest", "source_plus_references")
+"""Baselines that train no network."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One experiment and its ``benchmark.json``."""
+
+    experiment: Experiment
+    report: dict
+
+    @property
+    def settings(self) -> dict:
+        return self.report["settings"]
+
+    @property
+    def sizes(self) -> list[int]:
+        return self.settings["sizes"]
+
+    @property
+    def unit(self) -> str:
+        return self.settings["label"]["unit"]
+
+    @property
+    def is_energy(self) -> bool:
+        return self.unit.startswith("eV")
+
+    @property
+    def measure(self) -> str:
+        """The mean absolute error in the label's own unit."""
+        return "mae_ev" if self.is_energy else "mae"
+
+    @cached_property
+    def schemes(self) -> dict[str, str]:
+        """Method of each scheme that was run: with ``tl1/labels`` the scheme is ``tl1``."""
+        return {name.partition("/")[0]: name for name in self.experiment.schemes}
+
+    def over_seeds(self, method: str, size: int, measure: str = "") -> np.ndarray:
+        """One value per seed; a scheme stands for its method."""
+        name = self.schemes.get(method, method)
+        return np.array(self.report["summary"][name][str(size)][measure or self.measure])
+
+    def mean(self, method: str, size: int, measure: str = "") -> float:
+        return float(self.over_seeds(method, size, measure).mean())
+
+    def has(self, method: str) -> bool:
+        return self.schemes.get(method, method) in self.report["summary"]
+
+    def against(self, method: str, other: str, size: int, measure: str = "") -> Comparison:
+        """Paired test of one method against another."""
+        first, second = (self.over_seeds(name, size, measure) for name in (method, other))
+        return paired_test(first, second, size, self.settings["val_size"])
+
+    def errors(self, method: str, size: int) -> np.ndarray:
+        """Signed errors of all seeds and parts, in the label's unit."""
+        name = self.schemes.get(method, method)
+        rows = [row for row in self.report["results"] if row["size"] == size and name in row["errors"]]
+        return np.concatenate([row["errors"][name] for row in rows])
+
+    def seconds(self, method: str, size: int) -> np.ndarray:
+        """Processor time of each fit."""
+        name = self.schemes.get(method, method)
+        rows = [row for row in self.report["results"] if row["size"] == size and row["method"] == name]
+        return np.array([row["cpu_seconds"] for row in rows])
+
+    @property
+    def source_seconds(self) -> float:
+        """How long the source model trained, by its card."""
+        history = load_model(str(self.experiment.source)).card["history"]
+        return float(sum(row["seconds"] for row in history))
+
+
+@dataclass(frozen=True)
+class Results:
+    """All findings in a folder."""
+
+    folder: Path
+    findings: dict[str, Finding]
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Results:
+        """Every finished experiment in ``folder``.
+
+        Raises
+        ------
+        InputError
+            There is none, or one cannot be read.
+        """
+        folder, findings = Path(folder), {}
+        for experiment in EXPERIMENTS:
+            path = folder / experiment.name / REPORT
+            if not path.is_file():
+                continue
+            try:
+                findings[experiment.name] = Finding(experiment, json.loads(path.read_text()))
+            except json.JSONDecodeError as error:
+                raise InputError(f"{path}: not readable ({error}). Delete it and run again.") from error
+        if not findings:
+            raise InputError(f"{folder}: holds no finished experiment. Run `matgraft paper run` first.")
+        return cls(folder, findings)
+
+    def get(self, name: str) -> Finding | None:
+        return self.findings.get(name)
+
+    @property
+    def beyond(self) -> list[Finding]:
+        return [one for name, one in self.findings.items() if name.startswith("beyond/")]
