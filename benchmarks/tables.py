@@ -10,8 +10,6 @@ import re
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from matgraft.evaluation.tables import Table
 from matgraft.jobs.benchmark import tabulate
 from matgraft.models.model import load_model, shipped_models
@@ -31,11 +29,7 @@ def benchmark_tables() -> str:
     parts = []
     for name, heading in HEADINGS.items():
         report = json.loads((ROOT / "benchmarks" / "results" / name / "benchmark.json").read_text())
-        summary = report["summary"]
-        if _error(summary["zero_shot_source"]) > _error(summary["references_alone"]):
-            # A source of another label, which as it is says nothing of this one.
-            del summary["zero_shot_source"]
-        table = tabulate(summary, report["settings"]["label"]["unit"])
+        table = tabulate(report["summary"], report["settings"]["label"]["unit"])
         rows = Table(
             table.columns,
             table.rows,
@@ -44,11 +38,6 @@ def benchmark_tables() -> str:
         )
         parts.append(rows.markdown())
     return "\n".join(parts)
-
-
-def _error(sizes: dict) -> float:
-    largest = sizes[max(sizes, key=int)]
-    return float(np.mean(largest["mae_ev_per_atom"]))
 
 
 def model_table() -> str:

@@ -7,9 +7,11 @@ import json
 import numpy as np
 import pytest
 
+from matgraft.data import Dataset
 from matgraft.errors import InputError
 from matgraft.evaluation.protocol import learning_curve_subsets
-from matgraft.jobs.benchmark import benchmark, summarise
+from matgraft.jobs.benchmark import benchmark, plan, run, summarise, tabulate
+from matgraft.jobs.folder import write_json
 
 
 def test_subsets_are_the_published_ones(crystals):
@@ -40,26 +42,76 @@ def test_parts_are_averaged_within_a_seed():
     assert summarise(results) == {"tl1": {"10": {"mae_ev": [2.0, 6.0]}}}
 
 
+OPTIONS = {"sizes": [20, 40], "val_size": 12, "schemes": ["direct", "tl3/labels"], "seeds": 1}
+
+
 @pytest.mark.slow
 def test_runs_and_resumes(salts, source, tmp_path):
-    options = {
-        "sizes": [20, 40],
-        "val_size": 12,
-        "schemes": ["direct", "tl3/labels"],
-        "seeds": 1,
-        "source": source,
-    }
-    report = benchmark(salts, "energy", tmp_path / "out", workers=1, **options)
-    assert set(report["summary"]) >= {"direct", "tl3/labels", "references_alone", "source_plus_references"}
+    out = tmp_path / "out"
+    report = benchmark(salts, "energy", out, workers=1, source=source, **OPTIONS)
+    assert set(report["summary"]) >= {"direct", "tl3/labels", "references_alone", "composition_forest"}
     assert len(report["results"]) == 9
-    for name in ("benchmark.json", "benchmark.md", "benchmark.png"):
-        assert (tmp_path / "out" / name).stat().st_size > 0
-    fits = sorted((tmp_path / "out" / "fits").iterdir())
-    fits[0].unlink()
-    kept = {path: path.stat().st_mtime_ns for path in fits[1:]}
-    again = benchmark(salts, "energy", tmp_path / "out", workers=1, **options)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "benchmark.json", "benchmark.md", "benchmark.png", "settings.json",
+    ]  # fmt: skip
+    # As an interrupted run leaves it: single fits, no report.
+    (out / "fits").mkdir()
+    for result in report["results"][:5]:
+        name = f"seed{result['seed']}-n{result['size']}-part{result['part']}-{result['method']}.json"
+        write_json(out / "fits" / name.replace("/", "-"), result)
+    (out / "benchmark.json").unlink()
+    again = benchmark(salts, "energy", out, workers=1, source=source, **OPTIONS)
     assert json.dumps(again["summary"]) == json.dumps(report["summary"])
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    pairs = zip(report["results"], again["results"], strict=True)
+    assert [old["seconds"] == new["seconds"] for old, new in pairs] == [True] * 5 + [False] * 4
+    # Finished, it is not run again; another scheme runs alone.
+    more = OPTIONS | {"schemes": ["direct", "tl3/labels", "tl2/labels"]}
+    longer = benchmark(salts, "energy", out, workers=1, source=source, **more)
+    kept = {(r["size"], r["part"], r["method"]): r["seconds"] for r in longer["results"]}
+    assert all(kept[r["size"], r["part"], r["method"]] == r["seconds"] for r in again["results"])
+    assert len(kept) == 12
+
+
+@pytest.mark.slow
+def test_errors_and_truth_make_the_scores(salts, source, tmp_path):
+    one = plan(salts, "energy", tmp_path / "one", source=source, **OPTIONS | {"schemes": ["tl1/labels"]})
+    other = plan(salts, "energy", tmp_path / "other", source=None, **OPTIONS | {"schemes": ["direct"]})
+    reports = run([one, other], workers=2)
+    crystals = Dataset.read(salts)
+    energy = dict(zip(crystals.ids, crystals.values("energy"), strict=True))
+    for report, schemes in zip(reports, ("tl1/labels", "direct"), strict=True):
+        held = report["validation"]["0"]
+        assert [energy[name] for name in held["ids"]] == pytest.approx(held["target"], rel=1e-6)
+        for result in report["results"]:
+            for name, errors in result["errors"].items():
+                assert name == schemes or result["method"] == "baselines"
+                size = np.abs(errors)
+                assert size.mean() == pytest.approx(result["scores"][name]["mae_ev"], rel=1e-3)
+                per_atom = (size / np.array(held["natoms"])).mean()
+                assert per_atom == pytest.approx(result["scores"][name]["mae_ev_per_atom"], rel=1e-3)
+    assert json.loads((tmp_path / "one" / "benchmark.json").read_text()) == json.loads(json.dumps(reports[0]))
+
+
+def test_changes_reach_the_recipes(salts, source, tmp_path):
+    one = plan(salts, "energy", tmp_path / "out", source=source, changes={"l2": 0.5}, **OPTIONS)
+    assert [recipe["l2"] for recipe in one.settings["recipes"].values()] == [0.5, 0.5]
+    with pytest.raises(InputError, match="l3"):
+        plan(salts, "energy", tmp_path / "out", source=source, changes={"l3": 0.5}, **OPTIONS)
+
+
+def test_the_source_as_it_is_stands_under_no_labels():
+    def cell(value):
+        return {"20": {"mae": [value]}, "40": {"mae": [value / 2]}}
+
+    summary = {"references_alone": cell(2.0), "zero_shot_source": cell(1.0), "tl1": cell(0.6)}
+    table = tabulate(summary, "GPa")
+    assert table.columns == ("method", "N = 0", "N = 20", "N = 40")
+    assert table.rows[0] == ("source model as it is", "0.500", None, None)
+    assert table.rows[2] == ("TL1", None, "0.600", "0.300")
+    # A source of another label says nothing.
+    table = tabulate({**summary, "zero_shot_source": cell(50.0)}, "GPa")
+    assert table.columns == ("method", "N = 20", "N = 40")
+    assert [row[0] for row in table.rows] == ["reference energies alone", "TL1"]
 
 
 @pytest.mark.parametrize(
@@ -76,3 +128,11 @@ def test_bad_requests_leave_nothing_behind(salts, source, tmp_path, options, mes
     with pytest.raises(InputError, match=message):
         benchmark(salts, "energy", tmp_path / "out", **settings)
     assert not (tmp_path / "out").exists()
+
+
+def test_lists_of_numbers_stay_on_one_line(tmp_path):
+    content = {"a": [1.5, -2e-7, 3, float("nan")], "b": [[1, 2], ["x", 1]], "c": {"d": []}}
+    write_json(tmp_path / "x.json", content)
+    text = (tmp_path / "x.json").read_text()
+    assert '"a": [ 1.5, -2e-07, 3, NaN ]' in text
+    assert repr(json.loads(text)) == repr(content)

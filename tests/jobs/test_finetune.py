@@ -42,6 +42,7 @@ def test_writes_everything_and_beats_nothing_by_accident(salts, source, tmp_path
     assert (metrics["n_train"], metrics["n_val"]) == (48, 12)
     assert set(metrics["baselines"]) == {
         "references_alone",
+        "composition_forest",
         "zero_shot_source",
         "source_plus_references",
         "direct",

@@ -18,6 +18,7 @@ RECIPES = {PUBLISHED: "the published recipe", OURS: "our recipe"}
 SCHEMES = {"direct": "no TL", "tl1": "TL1", "tl2": "TL2", "tl3": "TL3"}
 PER_CELL, PER_ATOM = "within_chemical_accuracy", "within_chemical_accuracy_per_atom"
 SIGNIFICANT = 0.05
+_NEVER = "at no N"
 _COLUMNS = {"arch1": "arch1", "arch1 + L2": "oxides", "arch2": "arch2", "arch2 + L2": "arch2-l2"}
 _WIDE = "wide-l2"
 BESIDE = "in brackets what was published, for other labels"
@@ -155,14 +156,11 @@ def pays(finding: Finding) -> str:
     for scheme in list(finding.schemes)[1:]:
         over_direct = _from(finding, scheme, ["direct"])
         over_all = _from(finding, scheme, ["direct", *filter(finding.has, UNTRAINED)])
-        said.append(
-            f"{SCHEMES[scheme]} beats direct training {over_direct}"
-            + (
-                ", and every untrained baseline too."
-                if over_all == over_direct
-                else f", everything {over_all}."
-            )
-        )
+        scheme_says = f"{SCHEMES[scheme]} beats direct training {over_direct}"
+        if over_direct == over_all:
+            said.append(f"{scheme_says}{', and every untrained baseline too' if over_all != _NEVER else ''}.")
+        else:
+            said.append(f"{scheme_says}, and every untrained baseline too {over_all}.")
     return " ".join(said)
 
 
@@ -174,7 +172,7 @@ def _from(finding: Finding, scheme: str, others: list[str]) -> str:
     if all(better):
         return "at every N"
     if not any(better):
-        return "at no N"
+        return _NEVER
     first = better.index(True)
     if all(better[first:]):
         return f"from N = {finding.sizes[first]} on"

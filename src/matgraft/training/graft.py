@@ -226,7 +226,7 @@ def finetune(
         start.scale if start is not None and choice.mode == "residual" else float(residual[rows].std()) or 1.0
     )
 
-    train_rows, validation_rows = _inner_split(rows, recipe.validation, seed)
+    train_rows, validation_rows = inner_split(rows, recipe.validation, seed)
     samples = Samples(task.graphs, residual[train_rows] / scale, train_rows)
     held_out = Samples(task.graphs, residual[validation_rows] / scale, validation_rows)
     history = fit(
@@ -419,7 +419,7 @@ def _cross_validated_training(
     seed: int,
 ) -> dict[str, float]:
     """Error per atom of both reference modes after fine-tuning, on a held-out fifth of ``rows``."""
-    rest, held = _inner_split(rows, 1.0 / _FOLDS, seed)
+    rest, held = inner_split(rows, 1.0 / _FOLDS, seed)
     errors = {}
     for mode in ("labels", "residual"):
         model = finetune(
@@ -437,7 +437,8 @@ def _cross_validated_training(
     return errors
 
 
-def _inner_split(rows: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def inner_split(rows: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Training rows to move the weights, and a share of them to choose the epoch."""
     held = round(share * len(rows))
     order = np.random.default_rng([seed, 2]).permutation(rows)
     return np.sort(order[held:]), np.sort(order[:held])
