@@ -42,7 +42,10 @@ def run(*arguments, folder=None):
 
 
 VERBS = ("finetune", "predict", "pretrain", "benchmark")
-GROUPED = ("data info", "data list", "data convert", "data split", "models list", "models show")
+GROUPED = (
+    "data info", "data list", "data convert", "data split", "models list", "models show", "paper run",
+    "paper report",
+)  # fmt: skip
 
 
 @pytest.mark.slow
@@ -164,3 +167,18 @@ def test_predict_with_a_bad_model_writes_nothing(salts, tmp_path):
     assert result.returncode == 2
     assert "never opened" in result.stderr
     assert not (tmp_path / "p.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "--table", "9"), "no table 9; there are 1, 2"),
+        (("run", "--figure", "2"), "no figure 2; there are 3, 4"),
+        (("report",), "no such folder"),
+    ],
+)
+def test_bad_requests_to_the_study_leave_nothing_behind(tmp_path, arguments, message):
+    result = run("paper", *arguments, "--out", tmp_path / "study")
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert not (tmp_path / "study").exists()

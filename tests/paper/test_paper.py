@@ -13,7 +13,7 @@ import pytest
 from matgraft.errors import InputError
 from matgraft.evaluation.metrics import CHEMICAL_ACCURACY
 from matgraft.paper import published, tables
-from matgraft.paper.experiments import EXPERIMENTS, OURS, PUBLISHED, chosen, planned
+from matgraft.paper.experiments import EXPERIMENTS, OURS, PUBLISHED, chosen, planned, run
 from matgraft.paper.report import report
 from matgraft.paper.results import Results
 
@@ -164,9 +164,17 @@ def test_a_part_of_the_study_makes_a_report(study, tmp_path):
     assert "Figure 9" not in text
 
 
-def test_nothing_run_is_an_error(tmp_path):
+def test_no_folder_is_an_error(tmp_path):
     with pytest.raises(InputError, match="paper run"):
-        report(tmp_path)
+        report(tmp_path / "nothing")
+
+
+def test_figures_that_need_no_experiment(tmp_path):
+    assert chosen(figures=[3, 5]) == []
+    run(tmp_path / "study", figures=[5])
+    text = report(tmp_path / "study")[1].read_text()
+    assert [f"Figure {n}" in text for n in (3, 5, 7, 8)] == [True, True, True, False]
+    assert "Table" not in text
 
 
 def test_damaged_results_are_named(tmp_path):

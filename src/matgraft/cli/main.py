@@ -393,6 +393,7 @@ def paper_run(
         StudyPreset, typer.Option(help="The whole study, or a few epochs of everything.")
     ] = StudyPreset.full,
     workers: Annotated[int | None, typer.Option(help="Processes; default one per core.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Run the study from data to tables and figures, then write the report; repeated, it goes on.
 
@@ -401,18 +402,25 @@ def paper_run(
     from matgraft.paper.experiments import run
 
     run(out, tables=table or [], figures=figure or [], preset=preset.value, workers=workers)
-    paper_report(out)
+    paper_report(out, as_json)
 
 
 @paper_app.command("report")
-def paper_report(out: Out) -> None:
+def paper_report(out: Out, as_json: Json = False) -> None:
     """Write report.html, report.md and the figures from what has been run.
 
     Example: `matgraft paper report --out study`
     """
     from matgraft.paper.report import report
+    from matgraft.paper.results import Results
+    from matgraft.paper.tables import claims
 
-    for path in report(out):
+    pages, table = report(out), claims(Results.read(out))
+    if as_json:
+        _print_json([dict(zip(table.columns, row, strict=True)) for row in table.rows])
+        return
+    console.print(table.rich())
+    for path in pages:
         console.print(f"  {path}", soft_wrap=True)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from matgraft.data import Dataset
@@ -44,8 +44,8 @@ class Experiment:
         Regularised as the recipe says, or not at all.
     arch : str
     group : str or None
-    parts : tuple of str
-        Tables (``1`` to ``4``, ``beyond``) and figures (``fig8``) that need it.
+    tables, figures : tuple
+        Those of the study that need it; what lies beyond its data is the table ``beyond``.
     """
 
     name: str
@@ -61,14 +61,16 @@ class Experiment:
     l2: bool = True
     arch: str = "arch1"
     group: str | None = None
-    parts: tuple[str, ...] = field(default=("beyond",))
+    tables: tuple[str, ...] = ("beyond",)
+    figures: tuple[int, ...] = ()
 
 
 _OXIDES = Experiment(
     "oxides",
     "oxides of Fe, Ti, V",
     source=TOTAL,
-    parts=("1", "2", "beyond", "fig8", "fig10", "fig11"),
+    tables=("1", "2"),
+    figures=(8, 10, 11),
 )
 _EXTENDED = Experiment(
     "extended",
@@ -77,9 +79,10 @@ _EXTENDED = Experiment(
     sizes=(125, 250, 500),
     val_size=163,
     source=WITHOUT_CRMN_TOTAL,
-    parts=("3", "4", "fig9", "fig10", "fig11", "fig12"),
+    tables=("3", "4"),
+    figures=(9, 10, 11, 12),
 )
-_ARCHITECTURE = replace(_OXIDES, sizes=(400,), schemes=("direct",), source=None, parts=("1",))
+_ARCHITECTURE = replace(_OXIDES, sizes=(400,), schemes=("direct",), source=None, tables=("1",), figures=())
 
 
 def _architectures(recipe: str) -> list[Experiment]:
@@ -113,7 +116,8 @@ EXPERIMENTS = (
         name="beyond/oxides-by-formula",
         title="oxides of Fe, Ti, V, no formula on both sides",
         group="formula",
-        parts=("beyond",),
+        tables=("beyond",),
+        figures=(),
     ),
     Experiment(
         "beyond/oxides-clean",
@@ -161,7 +165,9 @@ EXPERIMENTS = (
         val_size=200,
     ),
 )
-PARTS = tuple(dict.fromkeys(part for experiment in EXPERIMENTS for part in experiment.parts))
+TABLES = ("1", "2", "3", "4", "beyond")
+FIGURES = range(3, 13)
+"""Figures 1 and 2 are of density functional theory; 3 to 7 need no experiment."""
 
 _QUICK = {PUBLISHED: {"epochs": 12}, OURS: {"epochs": 4, "min_steps": 60}}
 """A few epochs: everything is run and drawn, nothing is learned."""
@@ -169,12 +175,13 @@ _QUICK = {PUBLISHED: {"epochs": 12}, OURS: {"epochs": 4, "min_steps": 60}}
 
 def chosen(tables: Sequence[str] = (), figures: Sequence[int] = ()) -> list[Experiment]:
     """Experiments behind some tables and figures; all of them if none is named."""
-    wanted = {*tables, *(f"fig{number}" for number in figures)}
-    unknown = sorted({*tables} - {*PARTS})
-    if unknown:
-        names = ", ".join(part for part in PARTS if not part.startswith("fig"))
-        raise InputError(f"no table {', '.join(unknown)}; there are {names}.")
-    return [one for one in EXPERIMENTS if not wanted or wanted & {*one.parts}]
+    for kind, names, known in (("table", tables, TABLES), ("figure", figures, FIGURES)):
+        unknown = [str(name) for name in names if name not in known]
+        if unknown:
+            raise InputError(f"no {kind} {', '.join(unknown)}; there are {', '.join(map(str, known))}.")
+    if not tables and not figures:
+        return list(EXPERIMENTS)
+    return [one for one in EXPERIMENTS if {*one.tables} & {*tables} or {*one.figures} & {*figures}]
 
 
 def planned(experiment: Experiment, out: Path, preset: str = "full") -> Plan:
@@ -238,4 +245,6 @@ def run(
     InputError
         No such table, data that are not on this machine, or a folder with results of another preset.
     """
-    run_benchmarks([planned(one, Path(out), preset) for one in chosen(tables, figures)], workers)
+    plans = [planned(one, Path(out), preset) for one in chosen(tables, figures)]
+    Path(out).mkdir(parents=True, exist_ok=True)
+    run_benchmarks(plans, workers)

@@ -69,7 +69,7 @@ def report(folder: str | Path) -> tuple[Path, Path]:
     Raises
     ------
     InputError
-        No experiment is finished.
+        There is no such folder.
     """
     results = Results.read(folder)
     drawn = draw(results, results.folder / "figures")
@@ -107,6 +107,8 @@ def _sections(results: Results, drawn: list[Drawn]) -> dict[str, list[Block]]:
     sections["What a label is worth"] = [worth(results)]
     sections["Figures"] = list(drawn)
     sections["Settings"] = [_settings(results)]
+    for heading, blocks in sections.items():
+        sections[heading] = [block for block in blocks if not isinstance(block, Table) or block.rows]
     return {heading: blocks for heading, blocks in sections.items() if blocks}
 
 

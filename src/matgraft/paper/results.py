@@ -101,9 +101,11 @@ class Results:
         Raises
         ------
         InputError
-            There is none, or one cannot be read.
+            No such folder, or one cannot be read.
         """
         folder, findings = Path(folder), {}
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder. Run `matgraft paper run` first.")
         for experiment in EXPERIMENTS:
             path = folder / experiment.name / REPORT
             if not path.is_file():
@@ -112,8 +114,6 @@ class Results:
                 findings[experiment.name] = Finding(experiment, json.loads(path.read_text()))
             except json.JSONDecodeError as error:
                 raise InputError(f"{path}: not readable ({error}). Delete it and run again.") from error
-        if not findings:
-            raise InputError(f"{folder}: holds no finished experiment. Run `matgraft paper run` first.")
         return cls(folder, findings)
 
     def get(self, name: str) -> Finding | None:

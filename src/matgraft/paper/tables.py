@@ -34,6 +34,8 @@ def table1(results: Results) -> Table:
             for column, one in found.items()
         ]
         wide = results.get(f"{recipe}/{_WIDE}")
+        if not any([*found.values(), wide]):
+            continue
         rows.append([name, *cells, spread(wide.over_seeds("direct", 400)) if wide else None])
         for measure, unit in ((PER_CELL, "per cell"), (PER_ATOM, "per atom")):
             counts = [_count(one, measure) if one else None for one in [*found.values(), wide]]
