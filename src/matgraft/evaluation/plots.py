@@ -420,7 +420,8 @@ def cumulative(
     errors: Mapping[str, np.ndarray],
     unit: str,
     threshold: float | None,
-    threshold_name: str,
+    threshold_name: str = "chemical accuracy",
+    ticks: int = 7,
 ) -> None:
     sizes = [np.sort(np.abs(e)) for e in errors.values()]
     high = max(np.quantile(s, 0.998) for s in sizes) or 1.0
@@ -447,7 +448,7 @@ def cumulative(
             )
             ends.append((percent(within), high, within, nth_colour(i)))
     ax.set_xscale("log")
-    log_axis(ax.xaxis, low, high)
+    log_axis(ax.xaxis, low, high, ticks)
     ax.set_ylim(0, 102)
     ax.yaxis.set_major_locator(FixedLocator([0, 25, 50, 75, 100]))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g} %"))
