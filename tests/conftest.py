@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk
+from matplotlib.figure import Figure
 
 from matgraft.data import Dataset, Label
 from matgraft.data.writers import write
+from matgraft.evaluation import style
 
 torch.set_num_threads(1)
 
@@ -41,3 +43,17 @@ def salts(crystals, tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "salts.extxyz"
     write(crystals, path)
     return path
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures made during a test, for a look at what is in them."""
+    figures = []
+
+    class Kept(Figure):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            figures.append(self)
+
+    monkeypatch.setattr(style, "Figure", Kept)
+    return figures

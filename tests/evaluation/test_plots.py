@@ -5,62 +5,11 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from matplotlib.image import imread
+from pictures import is_picture, overlapping, words
 
 from matgraft.errors import InputError
 from matgraft.evaluation import plots, style
 from matgraft.evaluation.plots import error_distribution, learning_curves, parity, training_curve
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figures made during a test, for a look at what is in them."""
-    figures = []
-
-    class Kept(Figure):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            figures.append(self)
-
-    monkeypatch.setattr(style, "Figure", Kept)
-    return figures
-
-
-def words(figure) -> str:
-    from matplotlib.text import Text
-
-    return "\n".join(text.get_text() for text in figure.findobj(Text))
-
-
-def overlapping(figure) -> list[tuple[str, str]]:
-    """Pairs of texts whose boxes touch."""
-    from matplotlib.text import Text
-
-    renderer = figure.canvas.get_renderer()
-    texts = [t for t in figure.findobj(Text) if t.get_text().strip() and t.get_visible()]
-    boxes = [(t, t.get_window_extent(renderer).padded(-2)) for t in texts]
-    ticks = {id(t) for ax in figure.axes for axis in (ax.xaxis, ax.yaxis) for t in _hidden_ticks(ax, axis)}
-    boxes = [(t, box) for t, box in boxes if id(t) not in ticks and box.width > 0]
-    return [
-        (a.get_text(), b.get_text())
-        for i, (a, first) in enumerate(boxes)
-        for b, second in boxes[i + 1 :]
-        if first.overlaps(second)
-    ]
-
-
-def _hidden_ticks(ax, axis):
-    low, high = sorted(axis.get_view_interval())
-    ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
-    for tick in ticks:
-        if not low <= tick.get_loc() <= high or not tick.label1.get_visible():
-            yield tick.label1
-        yield tick.label2
-
-
-def is_picture(path) -> bool:
-    image = imread(path)
-    return image.ndim == 3 and min(image.shape[:2]) > 300 and image[..., :3].std() > 0.02
 
 
 @pytest.fixture

@@ -9,11 +9,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pictures import is_picture, overlapping
 
 from matgraft.errors import InputError
 from matgraft.evaluation.metrics import CHEMICAL_ACCURACY
 from matgraft.paper import published, tables
 from matgraft.paper.experiments import EXPERIMENTS, OURS, PUBLISHED, chosen, planned, run
+from matgraft.paper.figures import draw
 from matgraft.paper.report import report
 from matgraft.paper.results import Results
 
@@ -153,6 +155,14 @@ def test_report_is_whole_and_self_contained(study):
     assert len(pictures) == 12
     assert all((study / one).stat().st_size > 1000 for one in pictures)
     assert "never published" in text
+
+
+def test_texts_in_figures_do_not_overlap(results, tmp_path, drawn):
+    made = draw(results, tmp_path)
+    assert len(made) == len(drawn) == 12
+    for one, figure in zip(made, drawn, strict=True):
+        assert is_picture(one.path)
+        assert not overlapping(figure), one.heading
 
 
 def test_a_part_of_the_study_makes_a_report(study, tmp_path):
