@@ -17,20 +17,29 @@ grow() { # NAME [OPTIONS]
     matgraft pretrain mp-source --exclude-formulas-of tmo-oxides \
         --keep 'e_form_spread<=0.1' --keep 'natoms<=100' --name "$name" --out "$runs/$name" \
         --licence 'CC-BY 4.0 (Materials Project, Jain et al., APL Materials 1, 011002, 2013)' "$@"
-    ship "$name"
 }
 
-grow mp-schnet-total-energy --target e_total_per_atom_mp2020 --missing drop --val-size 0.11 --epochs 100 --swa-epochs 20
-grow mp-schnet-multi --target e_form_per_atom --further e_total_per_atom_mp2020,band_gap_pbe --val-size 6154
-# The same network with its first property alone.
-python - "$runs" <<'END'
+first_head() { # NAME OF: a finished run of several properties with the first one alone
+    python - "$runs" "$@" <<'END'
 import sys
 from pathlib import Path
 from matgraft import load_model
-runs = Path(sys.argv[1])
-load_model(runs / "mp-schnet-multi").with_card(name="mp-schnet").save(runs / "mp-schnet")
-for name in ("metrics.json", "training.png"):
-    (runs / "mp-schnet" / name).write_bytes((runs / "mp-schnet-multi" / name).read_bytes())
+runs, name, of = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+load_model(runs / of).with_card(name=name).save(runs / name)
+for file in ("metrics.json", "training.png"):
+    (runs / name / file).write_bytes((runs / of / file).read_bytes())
 END
-ship mp-schnet
-grow mp-schnet-no-crmn --target e_form_per_atom --exclude-elements Cr,Mn --val-size 0.11 --epochs 36 --swa-epochs 0
+    ship "$1"
+}
+
+further=e_total_per_atom_mp2020,band_gap_pbe
+grow mp-schnet-multi --target e_form_per_atom --further $further --val-size 6154 --arch wide --epochs 110
+ship mp-schnet-multi
+first_head mp-schnet mp-schnet-multi
+grow mp-schnet-no-crmn --target e_form_per_atom --further $further --exclude-elements Cr,Mn --val-size 0.11 --epochs 60
+ship mp-schnet-no-crmn
+grow mp-schnet-total-energy --target e_total_per_atom_mp2020 --missing drop --val-size 0.11 --epochs 100 --swa-epochs 20
+ship mp-schnet-total-energy
+# With the study's network, for its Tables 2 and 3.
+grow mp-schnet-multi-arch1 --target e_form_per_atom --further $further --val-size 6154
+first_head mp-schnet-arch1 mp-schnet-multi-arch1
