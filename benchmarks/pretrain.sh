@@ -35,7 +35,6 @@ END
 further=e_total_per_atom_mp2020,band_gap_pbe
 grow mp-schnet-multi --target e_form_per_atom --further $further --val-size 6154 --arch wide --epochs 110
 ship mp-schnet-multi
-first_head mp-schnet mp-schnet-multi
 grow mp-schnet-no-crmn --target e_form_per_atom --further $further --exclude-elements Cr,Mn --val-size 0.11 --epochs 60
 ship mp-schnet-no-crmn
 grow mp-schnet-total-energy --target e_total_per_atom_mp2020 --missing drop --val-size 0.11 --epochs 100 --swa-epochs 20
@@ -43,3 +42,7 @@ ship mp-schnet-total-energy
 # With the study's network, for its Tables 2 and 3.
 grow mp-schnet-multi-arch1 --target e_form_per_atom --further $further --val-size 6154
 first_head mp-schnet-arch1 mp-schnet-multi-arch1
+# The wide network goes on with its first label alone, half of which is what it and a smaller one say.
+grow mp-schnet --target e_form_per_atom --val-size 6154 --source "$runs/mp-schnet-multi" \
+    --teachers "mp-schnet-arch1,$runs/mp-schnet-multi" --epochs 30 --rate 3e-4
+ship mp-schnet
