@@ -31,13 +31,15 @@ their features near the core."""
 
 @dataclass(frozen=True)
 class CompiledSchNet:
-    """Weights of a network, laid out for :func:`_energies`, widths filled up.
+    """Weights of a network, laid out for :func:`_pooled`, widths filled up.
 
     Attributes
     ----------
     weights : tuple
         Arrays, and the inverse of the tables' step.
     n_outputs : int
+    n_features : int
+        Of each atom after each interaction.
     mean : bool
         Whether outputs are means over atoms, not sums.
     spacing : float
@@ -48,6 +50,7 @@ class CompiledSchNet:
 
     weights: tuple
     n_outputs: int
+    n_features: int
     mean: bool
     spacing: float
     table_error: float
@@ -98,11 +101,20 @@ class CompiledSchNet:
             vector("output.2"),
             np.float32(1.0 / tables[0].knots.step),
         )
-        return cls(weights, arch.outputs, arch.pooling == "mean", spacing, error)
+        return cls(weights, arch.outputs, arch.features, arch.pooling == "mean", spacing, error)
 
     def outputs(self, graphs: Graphs, rows: np.ndarray) -> np.ndarray:
         """Network outputs for structures ``rows``, shape (n, outputs)."""
-        return _energies(
+        return self._run(graphs, rows, 0)[0]
+
+    def features(self, graphs: Graphs, rows: np.ndarray) -> np.ndarray:
+        """What :meth:`SchNet.features` gives for structures ``rows``, shape (n, interactions * features)."""
+        interactions = len(self.weights[2])
+        return self._run(graphs, rows, interactions)[1].reshape(-1, interactions * self.n_features)
+
+    def _run(self, graphs: Graphs, rows: np.ndarray, layers: int) -> tuple[np.ndarray, np.ndarray]:
+        """Outputs, and pooled features of the first ``layers`` interactions."""
+        return _pooled(
             np.asarray(rows, dtype=np.int64),
             graphs.natoms,
             graphs.node_offsets,
@@ -115,14 +127,18 @@ class CompiledSchNet:
             graphs.into_first,
             graphs.into_second,
             self.n_outputs,
+            (layers, self.n_features),
             self.mean,
             self.weights,
         )
 
 
 @njit(cache=True)
-def _per_node(species, first, second, distance, into_first, into_second, weights):
-    """The whole network but the sum over atoms; shape (n_nodes, n_outputs or more)."""
+def _per_node(species, first, second, distance, into_first, into_second, weights, features):
+    """The whole network but the sum over atoms; shape (n_nodes, n_outputs or more).
+
+    ``features``, of shape (layers, n_nodes, n_features), gets those after the first interactions.
+    """
     embedding, entry, w_in, tables, w_1, b_1, w_2, b_2, w_hidden, b_hidden, w_last, b_last, inverse = weights
     width = tables.shape[2]
     n = len(species)
@@ -147,6 +163,8 @@ def _per_node(species, first, second, distance, into_first, into_second, weights
             ssp(inner[: b - a].reshape(-1), inner[: b - a].reshape(-1))
             dense(inner[: b - a], w_2[layer], b_2[layer], change[: b - a])
             x[a:b] += change[: b - a]
+            if layer < len(features):
+                features[layer, a:b] = x[a:b, : features.shape[2]]
             if layer + 1 < len(w_in):
                 dense(x[a:b], w_in[layer + 1], no_bias, y[a:b])
     out = np.empty((n, len(b_last)), dtype=np.float32)
@@ -160,7 +178,7 @@ def _per_node(species, first, second, distance, into_first, into_second, weights
 
 
 @njit(cache=True)
-def _energies(
+def _pooled(
     rows,
     natoms,
     node_offsets,
@@ -173,10 +191,13 @@ def _energies(
     into_first,
     into_second,
     n_outputs,
+    shape,
     mean,
     weights,
 ):
+    layers, n_features = shape
     out = np.zeros((len(rows), n_outputs))
+    pooled = np.zeros((len(rows), layers, n_features))
     start = 0
     while start < len(rows):
         stop, n_nodes, n_pairs = start, 0, 0
@@ -204,15 +225,20 @@ def _energies(
             for c in range(node_offsets[row], node_offsets[row + 1]):
                 z[node] = species[c]
                 node += 1
-        values = _per_node(z, a, b, d, m_a, m_b, weights)
+        features = np.empty((layers, n_nodes, n_features), dtype=np.float32)
+        values = _per_node(z, a, b, d, m_a, m_b, weights, features)
         node = 0
         for k in range(start, stop):
             row = rows[k]
             for c in range(node_offsets[row], node_offsets[row + 1]):
                 for o in range(n_outputs):
                     out[k, o] += multiplicity[c] * values[node, o]
+                for t in range(layers):
+                    for f in range(n_features):
+                        pooled[k, t, f] += multiplicity[c] * features[t, node, f]
                 node += 1
             if mean:
                 out[k] /= natoms[row]
+                pooled[k] /= natoms[row]
         start = stop
-    return out
+    return out, pooled

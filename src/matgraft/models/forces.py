@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 from torch.func import functional_call
 
 from matgraft.data import Dataset
 from matgraft.errors import InputError
 from matgraft.graphs import Batch
 from matgraft.graphs.neighbours import completed_cells, half_edges
-from matgraft.models.schnet import SchNet
 
 MAX_PAIRS = 30_000
 """Pairs of a batch: without a compiled kernel, every layer keeps several tensors (n_pairs, n_filters)."""
@@ -92,13 +92,18 @@ def half_lists(dataset: Dataset, cutoff: float) -> Iterator[HalfList]:
         yield HalfList(first, second, distance, vector / np.maximum(distance, 1e-12)[:, None])
 
 
-def network_derivatives(network: SchNet, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Network outputs and the derivatives of ``natoms * output``.
+def derivatives(
+    module: nn.Module, cutoff: float, dataset: Dataset
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Outputs of a module and the derivatives of ``natoms * output``.
 
     Parameters
     ----------
-    network : SchNet
-        Evaluated in the precision and on the device of its weights; sums over pairs are in float64.
+    module : Module
+        From a batch to one number for each structure. Evaluated in the precision and on the device of its
+        weights; sums over pairs are in float64.
+    cutoff : float
+        Of its graphs, in Angstrom.
     dataset : Dataset
 
     Returns
@@ -115,23 +120,23 @@ def network_derivatives(network: SchNet, dataset: Dataset) -> tuple[np.ndarray, 
     offsets = dataset.offsets
     start, waiting = 0, 0
     parts: list[HalfList] = []
-    for s, part in enumerate(half_lists(dataset, network.arch.cutoff)):
+    for s, part in enumerate(half_lists(dataset, cutoff)):
         parts.append(part)
         waiting += len(part.distance)
         if waiting >= MAX_PAIRS or s + 1 == len(dataset):
             stop = s + 1
             atoms = slice(offsets[start], offsets[stop])
-            outputs[start:stop], forces[atoms], strain[start:stop] = _derivatives(
-                network, dataset.numbers[atoms], dataset.natoms[start:stop], parts
+            outputs[start:stop], forces[atoms], strain[start:stop] = _of_batch(
+                module, dataset.numbers[atoms], dataset.natoms[start:stop], parts
             )
             start, waiting, parts = stop, 0, []
     return outputs, forces, strain
 
 
-def _derivatives(
-    network: SchNet, numbers: np.ndarray, natoms: np.ndarray, parts: list[HalfList]
+def _of_batch(
+    module: nn.Module, numbers: np.ndarray, natoms: np.ndarray, parts: list[HalfList]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """:func:`network_derivatives` of one batch."""
+    """:func:`derivatives` of one batch."""
     starts = np.cumsum(natoms) - natoms
     first = np.concatenate([part.first + start for part, start in zip(parts, starts, strict=True)])
     second = np.concatenate([part.second + start for part, start in zip(parts, starts, strict=True)])
@@ -143,7 +148,7 @@ def _derivatives(
     first, second, distance, direction = first[order], second[order], distance[order], direction[order]
     own_image = first == second
 
-    weight = next(network.parameters())
+    weight = next(module.parameters())
     batch = Batch(
         species=torch.from_numpy(numbers.astype(np.int64)),
         multiplicity=torch.ones(len(numbers)),
@@ -158,9 +163,9 @@ def _derivatives(
     ).to(weight.device, weight.dtype)
     batch.distance.requires_grad_()
     # Constant weights: nothing is kept or computed for gradients that nobody asks for.
-    constants = {name: parameter.detach() for name, parameter in network.named_parameters()}
+    constants = {name: parameter.detach() for name, parameter in module.named_parameters()}
     with torch.enable_grad():
-        output = functional_call(network, constants, (batch,))
+        output = functional_call(module, constants, (batch,))
         (gradient,) = torch.autograd.grad((batch.natoms * output).sum(), batch.distance)
 
     pull = gradient.cpu().double()[:, None] * torch.from_numpy(direction)

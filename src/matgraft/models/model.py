@@ -12,6 +12,7 @@ from functools import cached_property
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,13 +21,15 @@ from ase.data import atomic_numbers, chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from matgraft.data import Dataset, Label
 from matgraft.errors import InputError
-from matgraft.graphs import Graphs, graphs_of
+from matgraft.graphs import Batch, Graphs, graphs_of
 from matgraft.models.calculator import MatgraftCalculator
 from matgraft.models.compiled import CompiledSchNet
-from matgraft.models.forces import Forces, network_derivatives
+from matgraft.models.forces import Forces, derivatives
+from matgraft.models.process import GaussianProcess
 from matgraft.models.references import References
 from matgraft.models.schnet import Architecture, SchNet
 
@@ -68,11 +71,13 @@ class Model:
         What the model predicts.
     references : References
     scale : float
-        Label units (per atom) per unit of network output.
+        Label units (per atom) per unit of network output; 0 for a model that does not use it.
     species : frozenset of str
         Elements that the network was trained on.
     card : dict
         Where the model comes from: data hash, exclusions, settings, errors, licence.
+    process : GaussianProcess, optional
+        On the network's features; its value, in label units per atom, is added.
     """
 
     network: SchNet
@@ -81,6 +86,7 @@ class Model:
     scale: float
     species: frozenset[str]
     card: dict = field(default_factory=dict)
+    process: GaussianProcess | None = None
 
     @property
     def cutoff(self) -> float:
@@ -114,12 +120,22 @@ class Model:
 
     def per_atom(self, composition: np.ndarray, graphs: Graphs) -> np.ndarray:
         """References plus network, per atom, for structures of these compositions and graphs; (n,)."""
-        outputs = (
-            self.compiled.outputs(graphs, np.arange(len(graphs)))[:, 0]
-            if self.compiled is not None
-            else run_network(self.network, graphs)
-        )
-        return self._with_references(composition, outputs)
+        values = self.references.per_atom(composition)
+        if self.scale:
+            values += self.scale * (
+                self.compiled.outputs(graphs, np.arange(len(graphs)))[:, 0]
+                if self.compiled is not None
+                else run_network(self.network, graphs)
+            )
+        if self.process is not None:
+            values += self.process(self.features(graphs))
+        return values
+
+    def features(self, graphs: Graphs) -> np.ndarray:
+        """Pooled features of the network after each interaction, shape (n, interactions * features)."""
+        if self.compiled is not None:
+            return self.compiled.features(graphs, np.arange(len(graphs)))
+        return run_network(self.network, graphs, of="features")
 
     @cached_property
     def compiled(self) -> CompiledSchNet | None:
@@ -128,9 +144,6 @@ class Model:
         weights = self.network.embedding.weight
         plain = weights.device.type == "cpu" and weights.dtype == torch.float32
         return CompiledSchNet.of(self.network) if plain and self.network.spacing is not None else None
-
-    def _with_references(self, composition: np.ndarray, outputs: np.ndarray) -> np.ndarray:
-        return self.references.per_atom(composition) + self.scale * outputs
 
     def _unseen(self, composition: np.ndarray) -> list[tuple[str, ...]]:
         return _elements(composition, self._strange)
@@ -159,12 +172,13 @@ class Model:
         self.require_energy()
         dataset = _dataset(structures)
         composition = dataset.composition()
-        outputs, forces, strain = network_derivatives(self.network, dataset)
+        values = _Values(self.network, self.scale, self.process)
+        outputs, forces, strain = derivatives(values, self.cutoff, dataset)
         volume = np.where(dataset.pbc.all(axis=1), np.abs(np.linalg.det(dataset.cells)), np.nan)
         return Forces(
-            energies=self._with_references(composition, outputs) * dataset.natoms,
-            forces=[self.scale * forces[start:stop] for start, stop in pairwise(dataset.offsets)],
-            stresses=full_3x3_to_voigt_6_stress(self.scale * strain / volume[:, None, None]),
+            energies=(self.references.per_atom(composition) + outputs) * dataset.natoms,
+            forces=[forces[start:stop] for start, stop in pairwise(dataset.offsets)],
+            stresses=full_3x3_to_voigt_6_stress(strain / volume[:, None, None]),
             unseen=self._unseen(composition),
         )
 
@@ -194,6 +208,8 @@ class Model:
         folder.mkdir(parents=True, exist_ok=True)
         network = self.network.joined([model.network for model in further]) if further else self.network
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+        if self.process is not None:
+            tensors |= self.process.tensors()
         card = {
             "format": FORMAT,
             "version": VERSION,
@@ -227,6 +243,9 @@ class Model:
         digest.update(np.nan_to_num(self.references.energies, nan=self.references.fallback).tobytes())
         for tensor in self.network.state_dict().values():
             digest.update(tensor.cpu().numpy().tobytes())
+        if self.process is not None:
+            for array in vars(self.process).values():
+                digest.update(array.tobytes())
         return digest.hexdigest()
 
     def with_card(self, **entries) -> Model:
@@ -234,16 +253,33 @@ class Model:
         return replace(self, card={**self.card, **entries})
 
 
+class _Values(nn.Module):
+    """What a model adds to its references, per atom; gradients flow back to the distances."""
+
+    def __init__(self, network: SchNet, scale: float, process: GaussianProcess | None):
+        super().__init__()
+        self.network, self.scale, self.process = network, scale, process
+
+    def forward(self, graph: Batch) -> torch.Tensor:
+        values = self.scale * self.network(graph)
+        if self.process is not None:
+            values = values + self.process.differentiable(self.network.features(graph))
+        return values
+
+
 def run_network(
-    network: SchNet, graphs: Graphs, rows: np.ndarray | None = None, batch_size: int = 256
+    network: SchNet,
+    graphs: Graphs,
+    rows: np.ndarray | None = None,
+    batch_size: int = 256,
+    of: Literal["forward", "features"] = "forward",
 ) -> np.ndarray:
-    """Network outputs for structures ``rows`` (default all), shape (n,), in order."""
+    """Network outputs (or features) for structures ``rows`` (default all), shape (n, ...), in order."""
     rows = np.arange(len(graphs)) if rows is None else np.asarray(rows)
     device = next(network.parameters()).device
+    run = getattr(network, of)
     with torch.no_grad():
-        parts = [
-            network(graphs.batch(part).to(device)).cpu().numpy() for part in graphs.batches(rows, batch_size)
-        ]
+        parts = [run(graphs.batch(part).to(device)).cpu().numpy() for part in graphs.batches(rows, batch_size)]
     return np.concatenate(parts).astype(float) if parts else np.zeros(0)
 
 
@@ -346,8 +382,10 @@ def _load(folder: Path, wanted: str | None) -> Model:
             f"{folder / CARD}: not a readable model card ({type(error).__name__}: {error})."
         ) from error
     try:
-        network.load_state_dict(load_file(folder / WEIGHTS))
-    except (OSError, SafetensorError, RuntimeError) as error:
+        tensors = load_file(folder / WEIGHTS)
+        process = GaussianProcess.from_tensors(tensors)
+        network.load_state_dict({k: v for k, v in tensors.items() if not k.startswith("process.")})
+    except (OSError, SafetensorError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"{folder / WEIGHTS}: damaged, or not safetensors weights of this architecture ({reason}). "
@@ -355,4 +393,4 @@ def _load(folder: Path, wanted: str | None) -> Model:
         ) from error
     network = network.head(k) if network.arch.outputs > 1 else network
     network.eval()
-    return replace(model, network=network)
+    return replace(model, network=network, process=process)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -150,13 +150,17 @@ class SchNet(nn.Module):
         radial, envelope = self.basis(distance), cosine_cutoff(distance, self.arch.cutoff)[:, None]
         return [interaction.filter(radial, envelope) for interaction in self.interactions]  # type: ignore[operator]
 
-    def representation(self, graph: Batch) -> torch.Tensor:
-        """Features of each node after the last interaction, shape (n_nodes, features)."""
+    def representations(self, graph: Batch) -> Iterator[torch.Tensor]:
+        """Features of each node after each interaction, shape (n_nodes, features)."""
         filters = self.filters(graph)
         x = self.embedding(graph.species)  # eq. (17)
         for interaction, w in zip(self.interactions, filters, strict=True):  # eq. (18)
             x = x + interaction(x, graph, w)
-        return x
+            yield x
+
+    def features(self, graph: Batch) -> torch.Tensor:
+        """Pooled features after each interaction, shape (n_structures, interactions * features)."""
+        return torch.cat([self.pool(x, graph) for x in self.representations(graph)], dim=1)
 
     def pool(self, per_atom: torch.Tensor, graph: Batch) -> torch.Tensor:
         """Sum or mean over atoms of each structure, shape (n_structures, ...)."""
@@ -171,7 +175,8 @@ class SchNet(nn.Module):
         if fusible(self, graph):
             values = fused_schnet(self, graph, self.knots(graph))
         else:
-            values = self.pool(self.output(self.representation(graph)), graph)
+            *_, x = self.representations(graph)
+            values = self.pool(self.output(x), graph)
         return values[:, 0] if self.arch.outputs == 1 else values
 
     def head(self, k: int) -> SchNet:

@@ -1,0 +1,126 @@
+"""A Gaussian process on the features of a frozen source: the graft that needs no training.
+
+Label (or label minus source prediction) per atom = what the elements contribute + a smooth function of the
+network's pooled features + noise. The first is a linear kernel on element fractions, whose posterior mean is
+a set of reference energies with a prior; the second a Matern kernel on the features of all interactions. Noise
+has heavy tails: outliers are weighted down as in :meth:`matgraft.models.references.References.fit`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import cast
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+from scipy.spatial.distance import cdist
+
+from matgraft.models.process import GaussianProcess, matern
+from matgraft.models.references import HUBER, References
+
+_ITERATIONS = 5
+_ELEMENTS = 10.0 ** np.arange(-3, 8)
+_FEATURES = 10.0 ** np.arange(-2, 6.1, 0.5)
+_LENGTHS = 2.0 ** np.arange(-1.5, 4.1, 0.5)
+"""Variances of both kernels in units of the noise, and length scale in median distances of the features."""
+_STARTS = ((3, 4, 3), (8, 4, 4))
+"""Where the search begins: elements known well, and not at all."""
+_SEARCHED = 1000
+"""The kernel is chosen on so many structures at the most; each trial takes a time that grows as their cube."""
+MOST = 10_000
+"""More structures do not fit the memory of a laptop."""
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What the labels say.
+
+    Attributes
+    ----------
+    references : References
+    process : GaussianProcess
+    leave_one_out : ndarray, shape (n,)
+        Prediction for each structure from all others.
+    """
+
+    references: References
+    process: GaussianProcess
+    leave_one_out: np.ndarray
+
+
+def fit_process(composition: np.ndarray, values: np.ndarray, features: np.ndarray) -> Posterior:
+    """Fit references and Gaussian process together.
+
+    Variances and length scale are those with the least error in leave-one-out prediction (Rasmussen and
+    Williams 2006, eq. 5.12), which does not believe that the noise is normal, as the likelihood would.
+
+    Parameters
+    ----------
+    composition : ndarray, shape (n, 119)
+        Atoms of each element.
+    values : ndarray, shape (n,)
+        Per atom.
+    features : ndarray, shape (n, d)
+        See :meth:`matgraft.models.schnet.SchNet.features`.
+    """
+    fractions = composition / composition.sum(axis=1, keepdims=True)
+    centre = float(np.median(values))
+    width = float(np.sqrt(((features - features.mean(axis=0)) ** 2).mean())) or 1.0
+    distances = cdist(features, features)
+    apart = distances[distances > 1e-6 * width]
+    unit = float(np.median(apart)) if len(apart) else width
+    some = np.sort(np.random.default_rng(0).permutation(len(values))[:_SEARCHED])
+    search = _Search(fractions[some], distances[np.ix_(some, some)] / unit, values[some] - centre)
+    elements, smooth, length = search.best()
+    covariance = elements * fractions @ fractions.T + smooth * matern(distances / unit / length)
+    weights, left_out = _robust(covariance, values - centre)
+    energies = np.full(composition.shape[1], np.nan)
+    present = composition.any(axis=0)
+    energies[present] = centre + elements * fractions[:, present].T @ weights
+    inverse = np.full(features.shape[1], 1.0 / (unit * length), dtype=np.float32)
+    process = GaussianProcess(features.astype(np.float32), inverse, smooth * weights)
+    return Posterior(References(energies, centre), process, values - left_out)
+
+
+class _Search:
+    """Coordinate descent over a grid of kernels."""
+
+    def __init__(self, fractions: np.ndarray, distances: np.ndarray, values: np.ndarray):
+        self.linear, self.distances, self.values = fractions @ fractions.T, distances, values
+        self.error = cache(self._error)
+
+    def best(self) -> tuple[float, float, float]:
+        grids = (_ELEMENTS, _FEATURES, _LENGTHS)
+        found = min((self._descended(start, grids) for start in _STARTS), key=lambda at: self.error(*at))
+        return cast(tuple[float, float, float], tuple(float(g[k]) for g, k in zip(grids, found, strict=True)))
+
+    def _descended(self, at: tuple[int, ...], grids: tuple[np.ndarray, ...]) -> tuple[int, ...]:
+        while True:
+            before = at
+            for axis, grid in enumerate(grids):
+                for step in (1, -1):
+                    while 0 <= at[axis] + step < len(grid):
+                        further = (*at[:axis], at[axis] + step, *at[axis + 1 :])
+                        if self.error(*further) >= self.error(*at):
+                            break
+                        at = further
+            if at == before:
+                return at
+
+    def _error(self, elements: int, smooth: int, length: int) -> float:
+        kernel = _FEATURES[smooth] * matern(self.distances / _LENGTHS[length])
+        _, left_out = _robust(_ELEMENTS[elements] * self.linear + kernel, self.values)
+        return float(np.abs(left_out).mean())
+
+
+def _robust(covariance: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of the posterior mean, and the errors of leave-one-out prediction."""
+    noise = np.ones(len(values))
+    for _ in range(_ITERATIONS):
+        inverse = cho_solve(cho_factor(covariance + np.diag(noise)), np.eye(len(values)))
+        weights = inverse @ values
+        left_out = weights / np.diag(inverse)
+        width = max(HUBER * 1.4826 * float(np.median(np.abs(left_out))), 1e-12)
+        noise = np.maximum(np.abs(left_out) / width, 1.0)
+    return weights, left_out
