@@ -24,7 +24,7 @@ from environment import environment
 from workloads import source_set
 
 from matgraft.graphs import graphs_of
-from matgraft.models.model import load_model
+from matgraft.models.files import load_model
 from matgraft.models.schnet import Architecture, SchNet
 from matgraft.training.distributed import joined
 from matgraft.training.loop import Samples, fit

@@ -16,7 +16,7 @@ import numpy as np
 from ase.data import chemical_symbols
 from workloads import source_set
 
-from matgraft.models.model import load_model
+from matgraft.models.files import load_model
 from matgraft.training.graft import Task
 
 SNAPSHOTS = ("e_form_mp2020", "e_form_crysxpp", "e_form_megnet2018")

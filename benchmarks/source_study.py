@@ -22,7 +22,7 @@ from workloads import source_set
 
 from matgraft.data import Dataset
 from matgraft.evaluation.tables import Table
-from matgraft.models.model import load_model
+from matgraft.models.files import load_model
 from matgraft.models.schnet import Architecture
 from matgraft.progress import Progress
 from matgraft.training.graft import Task, train_from_scratch

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from matgraft.evaluation.tables import Table
 from matgraft.jobs.benchmark import tabulate
-from matgraft.models.model import load_model, shipped_models
+from matgraft.models.files import load_model, shipped_models
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADINGS = {

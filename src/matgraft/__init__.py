@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from matgraft.jobs.benchmark import benchmark
     from matgraft.jobs.predict import predict
     from matgraft.jobs.pretrain import pretrain
-    from matgraft.models.model import Model, load_model
+    from matgraft.models.files import load_model
+    from matgraft.models.model import Model
     from matgraft.training.graft import finetune
     from matgraft.training.recipe import Recipe
     from matgraft.training.schemes import Rate, Scheme
@@ -27,7 +28,7 @@ _HOME = {
     "predict": "jobs.predict",
     "pretrain": "jobs.pretrain",
     "Model": "models.model",
-    "load_model": "models.model",
+    "load_model": "models.files",
     "finetune": "training.graft",
     "Recipe": "training.recipe",
     "Rate": "training.schemes",

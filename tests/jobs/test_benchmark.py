@@ -118,7 +118,7 @@ def test_the_source_as_it_is_stands_under_no_labels():
     ("options", "message"),
     [
         ({"schemes": ["tl1/best"]}, "no reference mode"),
-        ({"schemes": ["tl7"]}, "no scheme named"),
+        ({"schemes": ["tl7"]}, "no recipe named"),
         ({"source": None, "schemes": ["tl1"]}, "needs? a source|starts from a source"),
         ({"sizes": [70]}, "70"),
     ],

@@ -11,7 +11,7 @@ import pytest
 from matgraft.data import Dataset
 from matgraft.errors import InputError
 from matgraft.jobs.finetune import run_finetune
-from matgraft.models.model import load_model
+from matgraft.models.files import load_model
 
 FILES = {
     "errors.png",
@@ -35,7 +35,7 @@ def read_predictions(path):
 @pytest.mark.parametrize("scheme", ["tl1", "tl2", "tl3"])
 def test_writes_everything_and_beats_nothing_by_accident(salts, source, tmp_path, scheme):
     out = tmp_path / "out"
-    result = run_finetune(salts, "energy", out, source=source, scheme=scheme, val="12", direct=True)
+    result = run_finetune(salts, "energy", out, source=source, recipe=scheme, val="12", direct=True)
     assert {path.name for path in out.iterdir()} == FILES
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics == json.loads(json.dumps(result.metrics))
@@ -106,8 +106,8 @@ def test_grouped_split_keeps_formulas_apart(salts, source, tmp_path):
     ("options", "message"),
     [
         ({"target": "enthalpy"}, "Labels here: energy"),
-        ({"scheme": "tl9"}, "no scheme named"),
-        ({"source": None}, "needs a source model"),
+        ({"recipe": "tl9"}, "no recipe named"),
+        ({"source": None, "recipe": "tl1"}, "needs a source model"),
         ({"source": "nowhere"}, "Shipped"),
         ({"val": "60"}, "fewer"),
         ({"val": "nothing.extxyz"}, "nothing.extxyz"),
@@ -115,7 +115,7 @@ def test_grouped_split_keeps_formulas_apart(salts, source, tmp_path):
         ({"arch": "arch9"}, "no architecture named"),
         ({"reference": "best"}, "auto, labels, residual, none"),
         ({"reference": "nothing.json"}, "nothing.json"),
-        ({"source": None, "scheme": "direct", "reference": "residual"}, "needs a source model"),
+        ({"source": None, "recipe": "direct", "reference": "residual"}, "needs a source model"),
     ],
 )
 def test_bad_requests_leave_nothing_behind(salts, source, tmp_path, options, message):

@@ -18,7 +18,8 @@ from matgraft.data.writers import write as write_dataset
 from matgraft.errors import InputError
 from matgraft.jobs import predict as job
 from matgraft.jobs.predict import predict
-from matgraft.models.model import Model, load_model
+from matgraft.models.files import load_model
+from matgraft.models.model import Model
 from matgraft.models.references import References
 from matgraft.models.schnet import SchNet
 

@@ -16,7 +16,7 @@ from matgraft.data.writers import write
 from matgraft.errors import InputError
 from matgraft.jobs import pretrain as pretrain_job
 from matgraft.jobs.pretrain import pretrain
-from matgraft.models.model import load_model
+from matgraft.models.files import load_model
 from matgraft.training.graft import train_from_scratch
 from matgraft.training.recipe import Recipe
 

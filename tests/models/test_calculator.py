@@ -17,7 +17,8 @@ from small import SMALL
 
 from matgraft.data import Dataset, Label
 from matgraft.errors import InputError
-from matgraft.models.model import Model, load_model
+from matgraft.models.files import load_model
+from matgraft.models.model import Model
 from matgraft.models.references import References
 from matgraft.models.schnet import SchNet
 

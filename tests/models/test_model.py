@@ -13,7 +13,8 @@ from small import SMALL
 
 from matgraft.data import Dataset, Label
 from matgraft.errors import InputError
-from matgraft.models.model import CARD, WEIGHTS, Model, load_model, shipped_models
+from matgraft.models.files import load_model, shipped_models
+from matgraft.models.model import CARD, WEIGHTS, Model
 from matgraft.models.references import References
 from matgraft.models.schnet import SchNet
 

@@ -21,7 +21,7 @@ from small import SMALL
 from matgraft.data import Dataset
 from matgraft.errors import InputError
 from matgraft.graphs import build_graphs
-from matgraft.models.model import load_model
+from matgraft.models.files import load_model
 from matgraft.models.schnet import Architecture, SchNet
 from matgraft.training import loop
 from matgraft.training.distributed import ALONE, Workers, balanced_share, joined

@@ -16,7 +16,8 @@ from small import SMALL
 from matgraft.data import Dataset
 from matgraft.errors import InputError
 from matgraft.graphs import build_graphs
-from matgraft.models.model import load_model, run_network
+from matgraft.models.files import load_model
+from matgraft.models.model import run_network
 from matgraft.models.schnet import ARCHITECTURES, Architecture, SchNet
 from matgraft.training import loop
 from matgraft.training.loop import Samples, fit

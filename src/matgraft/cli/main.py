@@ -131,12 +131,21 @@ def finetune(
     data: Data,
     target: Target,
     out: Out,
-    source: Source = "mp-schnet",
-    scheme: Annotated[
-        str, typer.Option(help="direct, tl1 (all moves), tl2 (embedding frozen), tl3 (output only).")
-    ] = "tl1",
+    source: Annotated[
+        str, typer.Option(help="Shipped source model, model folder, or none; auto compares several (a,b,c).")
+    ] = "auto",
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="auto (a contest on your labels), direct, tl1 (all moves), tl2 (embedding frozen), tl3 "
+            "(output only), staged, process (Gaussian process), or another candidate of the contest."
+        ),
+    ] = "auto",
     reference: Annotated[
-        str, typer.Option(help="auto, labels, residual, none, or a JSON file of energies by element.")
+        str,
+        typer.Option(
+            help="Of tl1 to tl3: auto, labels, residual, none, or a JSON file of energies by element."
+        ),
     ] = "auto",
     arch: Annotated[str, typer.Option(help="Network of direct training: arch1, arch2 or wide.")] = "arch1",
     val: Annotated[
@@ -150,6 +159,9 @@ def finetune(
     direct: Annotated[
         bool, typer.Option("--direct", help="Also train from a random start, to compare.")
     ] = False,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes of the contest; default one per core.", min=1)
+    ] = None,
     label_kind: KindOf = None,
     no_label_check: NoCheck = False,
     missing: Missing = MissingLabels.error,
@@ -159,6 +171,7 @@ def finetune(
 
     Example: `matgraft finetune tmo-oxides-fetiv --target energy --val 117 --direct --out graft`
     """
+    from matgraft.jobs.contest import contest_table
     from matgraft.jobs.finetune import run_finetune
 
     result = run_finetune(
@@ -166,7 +179,7 @@ def finetune(
         target,
         out,
         source=_source(source),
-        scheme=scheme,
+        recipe=recipe,
         reference=reference,
         arch=arch,
         val=val,
@@ -174,18 +187,26 @@ def finetune(
         seed=seed,
         preset=preset.value,
         direct=direct,
+        workers=workers,
     )
     if as_json:
         _print_json(result.metrics)
         return
+    metrics = result.metrics
+    if "contest" in metrics:
+        console.print(contest_table(metrics["contest"], result.model.label.unit).rich())
     console.print(result.table.rich())
-    mode, checked = result.metrics["reference"], result.metrics["reference_cross_validation_per_atom"]
-    rivals = ", ".join(f"{name} {error:.3g}" for name, error in checked.items())
-    console.print(
-        f"reference energies: {mode}" + (f" (error in cross-validation: {rivals})" if rivals else "")
-    )
-    for name in ("parity.png", "errors.png", "training.png", "predictions.csv", "metrics.json"):
-        console.print(f"  {out / name}", soft_wrap=True)
+    if "reference_cross_validation_per_atom" in metrics:
+        checked = metrics["reference_cross_validation_per_atom"]
+        rivals = ", ".join(f"{name} {error:.3g}" for name, error in checked.items())
+        console.print(
+            f"reference energies: {metrics['reference']}"
+            + (f" (error in cross-validation: {rivals})" if rivals else "")
+        )
+    pictures = ("contest.png", "parity.png", "errors.png", "training.png")
+    for name in (*pictures, "predictions.csv", "metrics.json"):
+        if (out / name).is_file():
+            console.print(f"  {out / name}", soft_wrap=True)
     console.print(f"predict with: matgraft predict {out} FILES --out predictions.csv", soft_wrap=True)
 
 

@@ -246,6 +246,44 @@ def learning_curves(
     return Path(path)
 
 
+def contest_chart(path: str | Path, story: Mapping, unit: str) -> Path:
+    """Cross-validated errors of all candidates, those in the outcome in colour.
+
+    Parameters
+    ----------
+    path : path
+    story : mapping
+        ``error_per_atom`` of the outcome; ``candidates``, each with ``words``, ``source``,
+        ``error_per_atom``, ``weight`` and ``folds``.
+    unit : str
+        Of the label.
+    """
+    energies = unit.startswith("eV")
+    factor, shown = (1e3, "meV/atom") if energies else (1.0, unit)
+    candidates = sorted(story["candidates"], key=lambda one: one["error_per_atom"])
+    everywhere = max(one["folds"] for one in candidates)
+    errors = [factor * one["error_per_atom"] for one in candidates]
+    outcome = factor * story["error_per_atom"]
+    place = np.arange(len(candidates))[::-1]
+    with figure(path, 9.0, 1.4 + 0.24 * len(candidates)) as fig:
+        ax = fig.subplots()
+        colours = [COLOURS[0] if one["weight"] else FAINT for one in candidates]
+        ax.barh(place, errors, color=colours, height=0.7)
+        for y, one, error in zip(place, candidates, errors, strict=True):
+            note = f" ({one['weight']:.0%})" if one["weight"] else ""
+            note += ", dropped early" if one["folds"] < everywhere else ""
+            ax.text(error, y, f" {number(error)}{note}", va="center", fontsize=SMALL, color=INK)
+        ax.axvline(outcome, color=INK, linewidth=0.8, linestyle=(0, (4, 2)))
+        names = [one["words"] + (f" ({one['source']})" if one["source"] else "") for one in candidates]
+        ax.set_yticks(place, names, fontsize=SMALL)
+        ax.set_xlim(0, 1.3 * max(errors))
+        ax.set_xlabel(with_unit("error", shown, brackets=True))
+        ax.grid(visible=False, axis="y")
+        title = f"Errors in cross-validation; of the outcome (blue, with shares): {number(outcome)} {shown}"
+        heading(fig, title.strip())
+    return Path(path)
+
+
 def training_curve(path: str | Path, history: Sequence[Mapping], unit: str = "") -> Path:
     """Training loss and validation error by epoch, over the learning rate.
 

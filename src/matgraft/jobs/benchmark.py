@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 
 import numpy as np
-import torch
 
 from matgraft.data import Dataset
+from matgraft.data.splits import groups
 from matgraft.errors import InputError
 from matgraft.evaluation.metrics import errors
 from matgraft.evaluation.plots import learning_curves
 from matgraft.evaluation.protocol import Subset, learning_curve_subsets
 from matgraft.evaluation.style import with_unit
 from matgraft.evaluation.tables import Table, spread
-from matgraft.jobs.finetune import TITLES, baselines, recipes
+from matgraft.jobs.finetune import AUTO, TITLES, baselines, named_recipe, recipes
 from matgraft.jobs.folder import claim, versions, write_json, write_text
-from matgraft.models.model import Model, load_model
-from matgraft.models.schnet import ARCHITECTURES, Architecture
+from matgraft.jobs.pool import finished, pool
+from matgraft.models.files import load_source
+from matgraft.models.schnet import ARCHITECTURES
 from matgraft.progress import Progress
-from matgraft.training.graft import REFERENCE_MODES, Task, check_request, finetune, named_scheme
+from matgraft.training.contest import contest, outcome
+from matgraft.training.graft import REFERENCE_MODES, Task, check_request, finetune
+from matgraft.training.portfolio import PORTFOLIO, Bench
 from matgraft.training.recipe import Recipe
+from matgraft.training.schemes import SCHEMES
 
 REPORT = "benchmark.json"
 ZERO_SHOT = "zero_shot_source"
@@ -39,12 +41,10 @@ ZERO_SHOT = "zero_shot_source"
 class _Job:
     """What one worker needs to know of a benchmark."""
 
-    task: Task
-    source: Model | None
-    zero_shot: np.ndarray | None
+    bench: Bench
+    groups: np.ndarray | None
     for_direct: Recipe
     for_graft: Recipe
-    arch: Architecture
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,8 @@ def plan(
         Numbers of labels. The largest training set is cut into disjoint parts of the smaller sizes.
     val_size : int
     schemes : sequence of str
-        ``direct``, ``tl1``, ``tl2``, ``tl3``; ``tl1/labels`` fixes the reference mode.
+        ``direct``, ``tl1``, ``tl2``, ``tl3``, ``staged``; ``tl1/labels`` fixes the reference mode. Or
+        ``auto``, or a candidate of :data:`matgraft.training.portfolio.PORTFOLIO`.
     seeds : int
         Repeats with another split and other start weights.
     group : {"formula", "chemical_system"}, optional
@@ -128,10 +129,11 @@ def plan(
             raise InputError(
                 f"{method!r}: no reference mode {mode!r}; there are {', '.join(REFERENCE_MODES)}."
             )
-        check_request(min(sizes), named_scheme(name), mode or "auto", source is not None)
+        scheme = SCHEMES.get(name) or SCHEMES[named_recipe(name, preset, "auto").scheme or "direct"]
+        check_request(min(sizes), scheme, mode or "auto", source is not None)
     if arch not in ARCHITECTURES:
         raise InputError(f"no architecture named {arch!r}; there are {', '.join(ARCHITECTURES)}.")
-    parent = None if source is None else load_model(source)
+    parent = None if source is None else load_source(source)
     dataset = data if isinstance(data, Dataset) else Dataset.read(data, target=target)
     subsets = learning_curve_subsets(dataset, list(sizes), val_size, seeds, group)
     task = Task.of(dataset, target, parent.cutoff if parent else ARCHITECTURES[arch].cutoff)
@@ -159,8 +161,11 @@ def plan(
         }
         for subset in subsets
     }
-    zero_shot = None if parent is None else task.predicted_by(parent)
-    job = _Job(task, parent, zero_shot, for_direct, for_graft, ARCHITECTURES[arch])
+    bench = Bench(task, () if parent is None else (parent,), ARCHITECTURES[arch])
+    # Before it is sent to other processes: each would work it out again.
+    _ = bench.zero_shot
+    grouping = None if group is None else groups(dataset, group)  # type: ignore[arg-type]
+    job = _Job(bench, grouping, for_direct, for_graft)
     return Plan(Path(out), settings, tuple(schemes), subsets, validation, job)
 
 
@@ -217,31 +222,21 @@ def run(plans: Sequence[Plan], workers: int | None = None) -> list[dict]:
     waiting.sort(key=lambda work: (work[2] == "baselines", -work[1].size))
     left = [sum(k == position for k, *_ in waiting) for position in range(len(plans))]
     reports = {k: _report(plans[k], known[k]) for k, number in enumerate(left) if not number}
-    # Children import the libraries anew and must not bring a thread per core each.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     total = sum(len(one.fits) for one in plans)
     with (
         Progress(total, "benchmark", unit="fits", done=total - len(waiting)) as progress,
-        ProcessPoolExecutor(
-            max_workers=workers or os.cpu_count(),
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_start_worker,
-            initargs=([one._job for one in plans],),
-        ) as pool,
+        pool(workers or os.cpu_count() or 1, _start_worker, [one._job for one in plans]) as executor,
     ):
-        pending = {pool.submit(_fit, k, subset, method): (k, subset, method) for k, subset, method in waiting}
-        try:
-            for future in as_completed(pending):
-                k, subset, method = pending.pop(future)
-                known[k][subset.name, method] = future.result()
-                write_json(plans[k].fits[subset.name, method], known[k][subset.name, method])
-                progress.step()
-                left[k] -= 1
-                if not left[k]:
-                    reports[k] = _report(plans[k], known[k])
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        pending = {
+            executor.submit(_fit, k, subset, method): (k, subset, method) for k, subset, method in waiting
+        }
+        for (k, subset, method), result in finished(pending):
+            known[k][subset.name, method] = result
+            write_json(plans[k].fits[subset.name, method], result)
+            progress.step()
+            left[k] -= 1
+            if not left[k]:
+                reports[k] = _report(plans[k], known[k])
     return [reports[k] for k in range(len(plans))]
 
 
@@ -286,34 +281,43 @@ _jobs: list[_Job]
 
 def _start_worker(jobs: list[_Job]) -> None:
     global _jobs
-    torch.set_num_threads(1)
     _jobs = jobs
 
 
 def _fit(k: int, subset: Subset, method: str) -> dict:
     """Train one method on one subset, or evaluate the baselines; returns scores and errors by method."""
     job, start, cpu = _jobs[k], time.monotonic(), time.process_time()
-    task = job.task
+    bench, seed, extra = job.bench, subset.seed, {}
+    task = bench.task
+    source, zero_shot = (bench.sources[0], bench.zero_shot[0]) if bench.sources else (None, None)
+    name, _, mode = method.partition("/")
     if method == "baselines":
-        predictions = baselines(task, subset.train, job.source, job.zero_shot, subset.seed)
-        extra: dict = {}
-    else:
-        name, _, mode = method.partition("/")
-        scheme = named_scheme(name)
-        from_source = scheme.start == "source"
+        predictions = baselines(task, subset.train, source, zero_shot, seed)
+    elif name in SCHEMES:
+        from_source = SCHEMES[name].start == "source"
         model = finetune(
-            job.source if from_source else None,
+            source if from_source else None,
             task,
             rows=subset.train,
-            scheme=scheme,
+            scheme=name,
             reference=mode or "auto",  # type: ignore[arg-type]
             recipe=job.for_graft if from_source else job.for_direct,
-            arch=job.arch,
-            seed=subset.seed,
-            zero_shot=job.zero_shot if from_source else None,
+            arch=bench.arch,
+            seed=seed,
+            zero_shot=zero_shot if from_source else None,
         )
         predictions = {method: task.predicted_by(model)}
         extra = {"reference": model.card["reference"], "epochs": model.card["epochs"]}
+    elif name == AUTO:
+        held = contest(bench, subset.train, seed, groups=job.groups)
+        predictions = {method: task.predicted_by(outcome(bench, held, seed))}
+        weights = {candidate.name: weight for candidate, weight in held.weights.items()}
+        extra = {"weights": weights, "cross_validation": held.blended_error}
+    else:
+        candidate = next(one for one in PORTFOLIO if one.name == name)
+        candidate = replace(candidate, source=0 if candidate.needs_source else None)
+        model = bench.fit(candidate, subset.train, seed)
+        predictions = {method: bench.predicted(candidate, model, np.arange(len(task.per_atom)))}
     seconds = {"seconds": time.monotonic() - start, "cpu_seconds": time.process_time() - cpu}
     rows, label = subset.validation, task.label
     natoms = task.natoms[rows]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +12,17 @@ from matgraft.data import Dataset
 from matgraft.data.splits import ID_LISTS, grouped_split, groups, random_split, split_by_file
 from matgraft.errors import InputError
 from matgraft.evaluation.metrics import CHEMICAL_ACCURACY, errors
-from matgraft.evaluation.plots import error_distribution, parity, training_curve
+from matgraft.evaluation.plots import contest_chart, error_distribution, parity, training_curve
 from matgraft.evaluation.tables import Table
+from matgraft.jobs.contest import run_contest
 from matgraft.jobs.folder import claim, write_csv, write_json
-from matgraft.models.model import Model, load_model
+from matgraft.models.files import load_source
+from matgraft.models.model import Model
+from matgraft.models.predictor import Predictor
 from matgraft.models.references import References
 from matgraft.models.schnet import ARCHITECTURES
 from matgraft.progress import Progress
+from matgraft.training.contest import outcome
 from matgraft.training.forest import composition_forest
 from matgraft.training.graft import (
     REFERENCE_MODES,
@@ -27,13 +31,18 @@ from matgraft.training.graft import (
     check_request,
     finetune,
     fit_references,
-    named_scheme,
 )
+from matgraft.training.portfolio import PORTFOLIO, Bench, Candidate
 from matgraft.training.recipe import PRESETS, Recipe
+from matgraft.training.schemes import SCHEMES
 
 log = logging.getLogger(__name__)
 
+_CHOICES = ("reference", "reference_cross_validation_per_atom", "contest")
+"""What a model's card says of how it was chosen."""
+
 TITLES = {
+    "auto": "graft, chosen by contest",
     "references_alone": "reference energies alone",
     "composition_forest": "random forest on composition",
     "zero_shot_source": "source model as it is",
@@ -42,13 +51,18 @@ TITLES = {
 }
 
 
+AUTO = "auto"
+SOURCES = ("mp-schnet", "mp-schnet-total-energy")
+"""Sources of a contest, unless others are named; the first is that of a single recipe."""
+
+
 @dataclass(frozen=True)
 class FinetuneResult:
     """What a fine-tuning run gives.
 
     Attributes
     ----------
-    model : Model
+    model : Predictor
     metrics : dict
         The content of ``metrics.json``.
     table : Table
@@ -56,7 +70,7 @@ class FinetuneResult:
     out : Path
     """
 
-    model: Model
+    model: Predictor
     metrics: dict
     table: Table
     out: Path
@@ -123,13 +137,59 @@ def reference_mode(text: str) -> ReferenceMode | References:
     )
 
 
+def sources_of(source: str | Path | None, recipe: str) -> list[Model]:
+    """The models that ``--source`` names, separated by commas.
+
+    Raises
+    ------
+    InputError
+        No such model; several for a recipe that starts from one; unequal cutoffs.
+    """
+    if source is None:
+        return []
+    names = str(source).split(",")
+    if names == [AUTO]:
+        names = list(SOURCES if recipe == AUTO else SOURCES[:1])
+    if len(names) > 1 and recipe != AUTO:
+        raise InputError(f"--source {source}: recipe {recipe} starts from one source; name it.")
+    sources = [load_source(name.strip()) for name in names]
+    if len({one.cutoff for one in sources}) > 1:
+        cutoffs = ", ".join(f"{one.cutoff:g}" for one in sources)
+        raise InputError(f"--source {source}: their cutoffs of {cutoffs} A differ. Name others.")
+    return sources
+
+
+def named_recipe(recipe: str, preset: str, reference: ReferenceMode | References) -> Candidate:
+    """A transfer scheme by name, trained by the preset's settings; or a candidate of the contest.
+
+    Raises
+    ------
+    InputError
+        Neither; or settings that a candidate has of its own.
+    """
+    for_direct, for_graft = recipes(preset)
+    if recipe in SCHEMES:
+        settings = for_direct if SCHEMES[recipe].start == "random" else for_graft
+        return Candidate(recipe, SCHEMES[recipe].description, "network", scheme=recipe, recipe=settings)
+    candidates = {one.name: one for one in PORTFOLIO}
+    if recipe not in (AUTO, *candidates):
+        known = ", ".join(dict.fromkeys([AUTO, *SCHEMES, *candidates]))
+        raise InputError(f"no recipe named {recipe!r}; there are {known}.")
+    if preset != "default" or reference != "auto":
+        raise InputError(
+            f"recipe {recipe} brings settings and references of its own: with --preset or --reference, give "
+            f"--recipe {', '.join(SCHEMES)}."
+        )
+    return candidates.get(recipe, Candidate(AUTO, "", "references"))
+
+
 def run_finetune(
     data: str | Path | Dataset,
     target: str,
     out: str | Path,
     *,
-    source: str | Path | None = "mp-schnet",
-    scheme: str = "tl1",
+    source: str | Path | None = AUTO,
+    recipe: str = AUTO,
     reference: str = "auto",
     arch: str = "arch1",
     val: str = "0.2",
@@ -137,6 +197,7 @@ def run_finetune(
     seed: int = 0,
     preset: str = "default",
     direct: bool = False,
+    workers: int | None = None,
 ) -> FinetuneResult:
     """Graft, judge on structures that were held out, compare with the baselines, and write it all down.
 
@@ -148,11 +209,13 @@ def run_finetune(
     out : path
         New folder; an interrupted run of equal settings continues in it.
     source : str, path or None
-        Source model; None trains directly.
-    scheme : str
-        See :func:`matgraft.training.graft.finetune`.
+        Source model, or several with commas between them for ``recipe="auto"``; None for none.
+    recipe : str
+        ``auto`` finds out by a contest on the training labels alone
+        (:func:`matgraft.training.contest.contest`). Or a scheme (``direct``, ``tl1``, ``tl2``, ``tl3``,
+        ``staged``), or one candidate of the contest.
     reference : str
-        ``auto``, ``labels``, ``residual``, ``none``, or a JSON file of energies by element.
+        Of a scheme: ``auto``, ``labels``, ``residual``, ``none``, or a JSON file of energies by element.
     arch : {"arch1", "arch2", "wide"}
         For direct training.
     val, group
@@ -160,16 +223,21 @@ def run_finetune(
     preset : {"default", "paper"}
     direct : bool
         Also train from a random start, for comparison.
+    workers : int, optional
+        Processes of the contest; default one per core.
     """
     if arch not in ARCHITECTURES:
         raise InputError(f"no architecture named {arch!r}; there are {', '.join(ARCHITECTURES)}.")
-    chosen = named_scheme(scheme)
-    for_direct, for_graft = recipes(preset)
-    parent = None if source is None else load_model(source)
+    references = reference_mode(reference)
+    chosen = named_recipe(recipe, preset, references)
+    sources = sources_of(source, recipe)
+    parent = sources[0] if sources else None
+    if chosen.needs_source and parent is None:
+        raise InputError(f"recipe {recipe} needs a source model; give --source, or --recipe direct.")
     dataset = data if isinstance(data, Dataset) else Dataset.read(data, target=target)
     dataset, train_rows, val_rows = validation_split(dataset, val, group, seed, target)
-    references = reference_mode(reference)
-    check_request(len(train_rows), chosen, references, parent is not None)
+    scheme = SCHEMES[chosen.scheme or "direct"]
+    check_request(len(train_rows), scheme, references, parent is not None)
     cutoff = parent.cutoff if parent else ARCHITECTURES[arch].cutoff
     if parent is not None and ARCHITECTURES[arch].cutoff != cutoff:
         raise InputError(f"{source}: its cutoff of {cutoff} A is not that of {arch}.")
@@ -179,9 +247,10 @@ def run_finetune(
         "target": target,
         "label": vars(task.label),
         "data_hash": task.data_hash,
-        "source": None if parent is None else parent.card.get("name", str(source)),
-        "source_hash": None if parent is None else parent.content_hash(),
-        "scheme": chosen.model_dump(),
+        "source": [one.card.get("name", str(source)) for one in sources],
+        "source_hash": [one.content_hash() for one in sources],
+        "recipe": recipe,
+        "scheme": scheme.model_dump(),
         "reference": references if isinstance(references, str) else references.as_dict(),
         "architecture": arch,
         "val": val,
@@ -205,21 +274,31 @@ def run_finetune(
                 **options,
             )
 
-    zero_shot = None if parent is None else task.predicted_by(parent)
-    start = parent if chosen.start == "source" else None
-    model = train(
-        scheme,
-        for_graft if start else for_direct,
-        source=start,
-        scheme=chosen,
-        reference=references,
-        zero_shot=zero_shot,
-    )
-    predictions = {scheme: task.predicted_by(model)}
+    bench = Bench(task, tuple(sources), ARCHITECTURES[arch])
+    zero_shot = bench.zero_shot[0] if sources else None
+    model: Predictor
+    if recipe == AUTO:
+        grouping = None if group is None else groups(dataset, group)  # type: ignore[arg-type]
+        held = run_contest(bench, train_rows, seed, out / "contest", workers, grouping)
+        model = outcome(bench, held, seed)
+    elif chosen.recipe is not None:
+        model = train(
+            recipe,
+            chosen.recipe,
+            source=parent if scheme.start == "source" else None,
+            scheme=scheme,
+            reference=references if recipe in SCHEMES else chosen.reference,
+            zero_shot=zero_shot if scheme.start == "source" else None,
+        )
+    else:
+        fitted = replace(chosen, source=0 if chosen.needs_source else None)
+        model = bench.fit(fitted, train_rows, seed).with_card(recipe=recipe, n_train=len(train_rows))
+    predictions = {recipe: task.predicted_by(model)}
     predictions |= baselines(task, train_rows, parent, zero_shot, seed)
-    if direct and scheme != "direct":
+    if direct and recipe != "direct":
+        for_direct, _ = recipes(preset)
         predictions["direct"] = task.predicted_by(train("direct", for_direct, source=None, scheme="direct"))
-    return _write(out, dataset, task, model, scheme, predictions, train_rows, val_rows)
+    return _write(out, dataset, task, model, recipe, predictions, train_rows, val_rows)
 
 
 def baselines(
@@ -248,8 +327,8 @@ def _write(
     out: Path,
     dataset: Dataset,
     task: Task,
-    model: Model,
-    scheme: str,
+    model: Predictor,
+    recipe: str,
     per_atom: dict[str, np.ndarray],
     train_rows: np.ndarray,
     val_rows: np.ndarray,
@@ -261,25 +340,23 @@ def _write(
     metrics = {
         "n_train": len(train_rows),
         "n_val": len(val_rows),
-        **{key: value for key, value in scores[scheme].items() if key != "n"},
+        **{key: value for key, value in scores[recipe].items() if key != "n"},
         "unit": label.unit,
-        "scheme": scheme,
-        "reference": model.card["reference"],
-        "reference_cross_validation_per_atom": model.card["reference_cross_validation_per_atom"],
-        "baselines": {name: score for name, score in scores.items() if name != scheme},
+        "recipe": recipe,
+        **{key: model.card[key] for key in _CHOICES if key in model.card},
+        "baselines": {name: score for name, score in scores.items() if name != recipe},
     }
-    history = model.card["history"]
     model = model.with_card(metrics={key: value for key, value in metrics.items() if key != "baselines"})
     model.save(out)
     write_csv(
         out / "predictions.csv",
         ("id", "target", "prediction"),
-        zip(dataset.ids[val_rows], truth.tolist(), predictions[scheme].tolist(), strict=True),
+        zip(dataset.ids[val_rows], truth.tolist(), predictions[recipe].tolist(), strict=True),
     )
     shown = {
         TITLES.get(name, name.upper()): values
         for name, values in predictions.items()
-        if name in (scheme, "direct", "source_plus_references", "references_alone")
+        if name in (recipe, "direct", "source_plus_references", "references_alone")
     }
     parity(out / "parity.png", truth, shown, label.unit)
     energies = label.unit.startswith("eV")
@@ -289,7 +366,10 @@ def _write(
         f"{label.unit}/atom" if label.kind == "cell" else label.unit,
         CHEMICAL_ACCURACY if energies else None,
     )
-    training_curve(out / "training.png", history)
+    if "history" in model.card:
+        training_curve(out / "training.png", model.card["history"])
+    if "contest" in model.card:
+        contest_chart(out / "contest.png", model.card["contest"], label.unit)
     write_json(out / "references.json", model.references.as_dict())
     write_json(out / "metrics.json", metrics)
     return FinetuneResult(model, metrics, comparison(scores, label.unit, len(train_rows), len(val_rows)), out)

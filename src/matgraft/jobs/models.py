@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from matgraft.evaluation.tables import Table
-from matgraft.models.model import load_model, shipped_models
+from matgraft.models.files import load_model, shipped_models
 
 
 def catalogue() -> Table:
@@ -31,11 +31,9 @@ def catalogue() -> Table:
 def card(name: str | Path) -> dict:
     """Everything a model says of itself."""
     model = load_model(name)
-    arch = model.network.arch
     return {
         "label": vars(model.label),
-        "architecture": arch.as_dict(),
-        "parameters": sum(p.numel() for p in model.network.parameters()),
+        **model.description(),
         "species": sorted(model.species),
         "references": model.references.as_dict(),
         **model.card,

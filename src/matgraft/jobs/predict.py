@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
 import shutil
-import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from multiprocessing.connection import wait
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
-import torch
 
 from matgraft.data.checks import list_ids
 from matgraft.data.streaming import Chunk, Stream, read_chunk
 from matgraft.errors import InputError
 from matgraft.graphs import build_graphs
 from matgraft.jobs.folder import SETTINGS, claim, write_csv
-from matgraft.models.model import Model, load_model
+from matgraft.jobs.pool import finished, pool
+from matgraft.models.files import load_model
+from matgraft.models.predictor import Predictor
 from matgraft.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -51,7 +48,7 @@ class Summary:
 
 
 def predict(
-    model: str | Path | Model,
+    model: str | Path | Predictor,
     files: Sequence[str | Path],
     out: str | Path,
     *,
@@ -70,7 +67,7 @@ def predict(
 
     Parameters
     ----------
-    model : str, Path or Model
+    model : str, Path or Predictor
         A shipped model's name, a model folder, or a model.
     files : sequence of path
     out : path
@@ -103,7 +100,7 @@ def predict(
     out = Path(out)
     if out.is_dir():
         raise InputError(f"{out}: a folder is in the way of the CSV file. Choose another name for --out.")
-    predictor = model if isinstance(model, Model) else load_model(model)
+    predictor = model if isinstance(model, Predictor) else load_model(model)
     stream = Stream(files)
     kept = _kept(
         out.with_name(f"{out.name}.part"),
@@ -112,7 +109,7 @@ def predict(
             "matgraft": version("matgraft"),
             "model": {
                 "weights": predictor.content_hash(),
-                "architecture": predictor.network.arch.as_dict(),
+                **predictor.description(),
                 "label": asdict(predictor.label),
                 "species": sorted(predictor.species),
             },
@@ -129,8 +126,8 @@ def predict(
             raise InputError(f"{', '.join(map(str, files))}: no structures in it.")
         known: set[str] = set()
         paths = [kept / f"{k:06}.npz" for k in range(len(chunks))]
-        with closing(_predicted(model if workers > 1 else predictor, chunks, paths, workers)) as finished:
-            for path in finished:
+        with closing(_predicted(model if workers > 1 else predictor, chunks, paths, workers)) as ready:
+            for path in ready:
                 if not skip_bad:
                     _require_sound(Results.read(path), known)
     except InputError:
@@ -219,7 +216,7 @@ def _kept(folder: Path, settings: dict) -> Path:
 
 
 def _predicted(
-    model: str | Path | Model, chunks: list[Chunk], paths: list[Path], workers: int
+    model: str | Path | Predictor, chunks: list[Chunk], paths: list[Path], workers: int
 ) -> Generator[Path, None, None]:
     """The file of each chunk once it is there, those of an earlier run first."""
     done = [k for k, path in enumerate(paths) if _is_readable(path)]
@@ -241,55 +238,33 @@ def _is_readable(path: Path) -> bool:
     return True
 
 
-def _run(model: str | Path | Model, tasks: dict[int, tuple[Chunk, Path]], workers: int) -> Iterator[int]:
+def _run(model: str | Path | Predictor, tasks: dict[int, tuple[Chunk, Path]], workers: int) -> Iterator[int]:
     """Predict chunks and say which is finished."""
     if workers == 1 or len(tasks) < 2:
-        predictor = model if isinstance(model, Model) else load_model(model)
+        predictor = model if isinstance(model, Predictor) else load_model(model)
         for k, (chunk, path) in tasks.items():
             _predict_chunk(predictor, chunk).write(path)
             yield k
         return
-    # Children import the libraries anew and must not bring a thread per core each.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with ProcessPoolExecutor(
-        max_workers=min(workers, len(tasks)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(model,),
-    ) as pool:
-        pending = {pool.submit(_work, chunk, path): k for k, (chunk, path) in tasks.items()}
-        try:
-            for future in as_completed(pending):
-                future.result()
-                yield pending.pop(future)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with pool(min(workers, len(tasks)), _start_worker, model) as executor:
+        pending = {executor.submit(_work, chunk, path): k for k, (chunk, path) in tasks.items()}
+        for k, _ in finished(pending):
+            yield k
 
 
-_predictor: Model
+_predictor: Predictor
 
 
-def _start_worker(model: str | Path | Model) -> None:
+def _start_worker(model: str | Path | Predictor) -> None:
     global _predictor
-    torch.set_num_threads(1)
-    _predictor = model if isinstance(model, Model) else load_model(model)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A parent that is killed cannot tell its workers, which would wait for more work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
+    _predictor = model if isinstance(model, Predictor) else load_model(model)
 
 
 def _work(chunk: Chunk, path: Path) -> None:
     _predict_chunk(_predictor, chunk).write(path)
 
 
-def _predict_chunk(model: Model, chunk: Chunk) -> Results:
+def _predict_chunk(model: Predictor, chunk: Chunk) -> Results:
     dataset, skipped = read_chunk(chunk)
     # Graphs are as quickly built as read: a pool to screen is no data to train on again and again.
     prediction = model.predict(dataset, build_graphs(dataset, model.cutoff))

@@ -15,7 +15,9 @@ from matgraft.errors import InputError
 from matgraft.evaluation.metrics import errors
 from matgraft.evaluation.plots import training_curve
 from matgraft.jobs.folder import claim, write_json
-from matgraft.models.model import Model, load_model
+from matgraft.models.files import load_model, load_source
+from matgraft.models.model import Model
+from matgraft.models.predictor import Predictor
 from matgraft.models.schnet import Architecture
 from matgraft.progress import Progress
 from matgraft.training.distributed import ALONE, Workers
@@ -89,7 +91,7 @@ def pretrain(
     chosen = mask & keep_where(dataset, keep)
     report["kept_after_conditions"] = int(chosen.sum())
     dataset = dataset[chosen]
-    start = None if source is None else load_model(source)
+    start = None if source is None else load_source(source)
     masters = {str(teacher): load_model(teacher) for teacher in teachers}
     arch = start.network.arch if start is not None else arch or Architecture()
     held = validation_count(len(dataset), val_size)
@@ -158,7 +160,7 @@ def pretrain(
     return model
 
 
-def _check_teacher(name: str, teacher: Model, label: Label, settings: dict) -> None:
+def _check_teacher(name: str, teacher: Predictor, label: Label, settings: dict) -> None:
     """Refuse a teacher of something else; warn of one that may know the structures held out here."""
     if (teacher.label.kind, teacher.label.unit) != (label.kind, label.unit):
         raise InputError(
@@ -178,7 +180,7 @@ def _check_teacher(name: str, teacher: Model, label: Label, settings: dict) -> N
 
 def _learnable(
     more: Dataset,
-    teachers: Sequence[Model],
+    teachers: Sequence[Predictor],
     forbidden: Dataset | None,
     elements: Sequence[str],
     keep: Sequence[str],
@@ -194,7 +196,7 @@ def _learnable(
     return more[(apart <= AGREE) & ~strange]
 
 
-def _taught(task: Task, teachers: Sequence[Model]) -> Task:
+def _taught(task: Task, teachers: Sequence[Predictor]) -> Task:
     """A task whose labels are half their own and half what the teachers say, wholly so where unknown."""
     if not teachers:
         return task

@@ -9,20 +9,20 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
 if TYPE_CHECKING:
-    from matgraft.models.model import Model
+    from matgraft.models.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
 
 class MatgraftCalculator(Calculator):
-    """ASE calculator of a model whose label is an energy; made by :meth:`Model.calculator`.
+    """ASE calculator of a model whose label is an energy; made by :meth:`Predictor.calculator`.
 
     Energy, forces and stress come from one evaluation. Only structures that are periodic in all three
     directions have a stress. Elements that the model never saw are named in one warning.
 
     Parameters
     ----------
-    model : Model
+    model : Predictor
 
     Raises
     ------
@@ -36,7 +36,7 @@ class MatgraftCalculator(Calculator):
     nolabel = True
     atoms: Atoms
 
-    def __init__(self, model: Model):
+    def __init__(self, model: Predictor):
         super().__init__()
         model.require_energy()
         self.model = model

@@ -38,7 +38,7 @@ class Forces:
         ``dE/d strain / volume`` in eV/Angstrom^3, in Voigt order (xx, yy, zz, yz, xz, xy), with ASE's
         sign: positive where the cell wants to shrink. NaN where a direction is not periodic.
     unseen : list of tuple of str, length n
-        As in :class:`matgraft.models.model.Prediction`.
+        As in :class:`matgraft.models.predictor.Prediction`.
     """
 
     energies: np.ndarray

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,12 +37,13 @@ class GaussianProcess:
     def differentiable(self, features: torch.Tensor) -> torch.Tensor:
         """The same in torch, so that gradients flow through it."""
         centres, inverse, weights = (
-            torch.as_tensor(array, dtype=features.dtype, device=features.device) for array in vars(self).values()
+            torch.as_tensor(array, dtype=features.dtype, device=features.device)
+            for array in vars(self).values()
         )
         difference = (features[:, None, :] - centres) * inverse
         # The root of zero has no derivative, and the kernel is flat there.
         distance = difference.square().sum(dim=2).clamp(min=1e-12).sqrt()
-        return cast(torch.Tensor, matern(distance)) @ weights
+        return matern(distance) @ weights
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Arrays by name, to be stored."""
@@ -59,8 +60,8 @@ class GaussianProcess:
         return cls(**mine) if mine else None
 
 
-def matern(distance: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
-    """The kernel at distances in length scales; 1 at zero."""
+def matern(distance: Any) -> Any:
+    """The kernel at distances (array or tensor) in length scales; 1 at zero."""
     scaled = 5**0.5 * distance
     exp = torch.exp if isinstance(scaled, torch.Tensor) else np.exp
     return (1 + scaled + scaled**2 / 3) * exp(-scaled)

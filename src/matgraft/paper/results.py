@@ -12,7 +12,7 @@ import numpy as np
 from matgraft.errors import InputError
 from matgraft.evaluation.significance import Comparison, paired_test
 from matgraft.jobs.benchmark import REPORT
-from matgraft.models.model import load_model
+from matgraft.models.files import load_model
 from matgraft.paper.experiments import EXPERIMENTS, Experiment
 
 UNTRAINED = ("references_alone", "composition_forest", "source_plus_references")

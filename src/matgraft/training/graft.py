@@ -18,6 +18,7 @@ from matgraft.data import Dataset, Label
 from matgraft.errors import InputError
 from matgraft.graphs import Graphs, graphs_of
 from matgraft.models.model import Model
+from matgraft.models.predictor import Predictor
 from matgraft.models.references import References
 from matgraft.models.schnet import Architecture, SchNet
 from matgraft.training.distributed import ALONE, Workers
@@ -70,7 +71,7 @@ class Task:
             data_hash=dataset.content_hash(target),
         )
 
-    def predicted_by(self, model: Model) -> np.ndarray:
+    def predicted_by(self, model: Predictor) -> np.ndarray:
         """What a model says of these structures, per atom and in the model's unit; shape (n,)."""
         return model.per_atom(self.composition, self.graphs)
 

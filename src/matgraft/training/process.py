@@ -2,8 +2,8 @@
 
 Label (or label minus source prediction) per atom = what the elements contribute + a smooth function of the
 network's pooled features + noise. The first is a linear kernel on element fractions, whose posterior mean is
-a set of reference energies with a prior; the second a Matern kernel on the features of all interactions. Noise
-has heavy tails: outliers are weighted down as in :meth:`matgraft.models.references.References.fit`.
+a set of reference energies with a prior; the second a Matern kernel on the features of all interactions.
+Noise has heavy tails: outliers are weighted down as in :meth:`matgraft.models.references.References.fit`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LENGTHS = 2.0 ** np.arange(-1.5, 4.1, 0.5)
 _STARTS = ((3, 4, 3), (8, 4, 4))
 """Where the search begins: elements known well, and not at all."""
 _SEARCHED = 1000
-"""The kernel is chosen on so many structures at the most; each trial takes a time that grows as their cube."""
+"""The kernel is chosen on so many structures at the most: a trial takes a time that grows as their cube."""
 MOST = 10_000
 """More structures do not fit the memory of a laptop."""
 

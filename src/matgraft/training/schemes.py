@@ -68,5 +68,14 @@ SCHEMES = {
         Scheme(
             name="tl3", description="source start, output layers only", rates=(Rate(parameters="output"),)
         ),
+        Scheme(
+            name="staged",
+            description="source start, from the output layers down",
+            rates=(
+                Rate(parameters="output"),
+                Rate(parameters="interactions", from_epoch=5),
+                Rate(parameters="embedding", from_epoch=10),
+            ),
+        ),
     )
 }

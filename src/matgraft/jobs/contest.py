@@ -1,0 +1,95 @@
+"""A contest of candidates over several processes, resumed where it was interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from matgraft.evaluation.tables import Table, number
+from matgraft.jobs.folder import write_json
+from matgraft.jobs.pool import finished, pool
+from matgraft.progress import Progress
+from matgraft.training.contest import FOLDS, Contest, Work, contest, predicted
+from matgraft.training.portfolio import Bench
+
+
+def run_contest(
+    bench: Bench,
+    rows: np.ndarray,
+    seed: int,
+    folder: Path,
+    workers: int | None = None,
+    groups: np.ndarray | None = None,
+) -> Contest:
+    """:func:`matgraft.training.contest.contest` with every fit kept in ``folder`` at once.
+
+    Parameters
+    ----------
+    workers : int, optional
+        Processes of one thread each; default one per core.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    most = FOLDS * len(bench.candidates())
+    workers = workers or os.cpu_count() or 1
+    # Before the bench is sent to other processes: each would work them out again.
+    _ = bench.zero_shot, bench.features
+    with Progress(most, "contest", unit="fits at most") as progress, pool(workers, _start, bench) as executor:
+
+        def run(works: Sequence[Work]) -> Iterator[tuple[Work, np.ndarray]]:
+            pending = {}
+            for work in works:
+                path = _path(folder, work)
+                if path.is_file():
+                    progress.step()
+                    yield work, np.asarray(json.loads(path.read_text()))
+                else:
+                    pending[executor.submit(_fit, work, seed)] = work
+            for work, values in finished(pending):
+                write_json(_path(folder, work), values.tolist())
+                progress.step()
+                yield work, values
+
+        return contest(bench, rows, seed, run=run, groups=groups)
+
+
+def _path(folder: Path, work: Work) -> Path:
+    source = "" if work.candidate.source is None else f"-source{work.candidate.source}"
+    return folder / f"{work.candidate.name}{source}-fold{work.fold}.json"
+
+
+_bench: Bench
+
+
+def _start(bench: Bench) -> None:
+    global _bench
+    _bench = bench
+
+
+def _fit(work: Work, seed: int) -> np.ndarray:
+    return predicted(_bench, work, seed)
+
+
+def contest_table(story: dict, unit: str) -> Table:
+    """What :func:`matgraft.training.contest.told` tells, for readers."""
+    energies = unit.startswith("eV")
+    factor, shown = (1e3, "meV/atom") if energies else (1.0, unit)
+    rows = [
+        [
+            one["words"],
+            one["source"],
+            number(factor * one["error_per_atom"]),
+            f"{one['folds']} of {FOLDS}" if one["folds"] < FOLDS else "all",
+            f"{one['weight']:.0%}" if one["weight"] else None,
+        ]
+        for one in story["candidates"]
+    ]
+    return Table(
+        ["candidate", "source", f"error ({shown})" if shown else "error", "folds", "share in the outcome"],
+        rows,
+        title="The contest, on the training labels alone",
+        caption=f"outcome in cross-validation: {number(factor * story['error_per_atom'])} {shown}",
+    )

@@ -1,0 +1,59 @@
+"""Processes of one thread each that end with the one that started them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from typing import Any
+
+import torch
+
+
+@contextmanager
+def pool(workers: int, start: Callable[..., None], *arguments: object) -> Iterator[ProcessPoolExecutor]:
+    """A pool whose processes call ``start(*arguments)`` first; work not begun is dropped on an error.
+
+    Parameters
+    ----------
+    workers : int
+    start : callable
+        Of a module, since processes import it anew.
+    """
+    # Children import the libraries anew and must not bring a thread per core each.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with ProcessPoolExecutor(
+        max_workers=workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start,
+        initargs=(start, arguments),
+    ) as executor:
+        try:
+            yield executor
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def finished(pending: dict[Future, Any]) -> Iterable[tuple[Any, Any]]:
+    """What each future stands for, and its result, as they finish."""
+    for future in as_completed(list(pending)):
+        yield pending.pop(future), future.result()
+
+
+def _start(start: Callable[..., None], arguments: tuple) -> None:
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    start(*arguments)
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot tell its workers, which would wait for more work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

@@ -1,0 +1,110 @@
+"""Several models as one: the weighted mean of what they say."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from matgraft.data import Dataset, Label
+from matgraft.graphs import Graphs
+from matgraft.models.model import CARD, VERSION, Model
+from matgraft.models.predictor import Predictor
+from matgraft.models.references import References
+
+BLEND = "matgraft-blend"
+MEMBERS = "members"
+
+
+@dataclass(frozen=True)
+class Blend(Predictor):
+    """Convex combination of models of one label.
+
+    Attributes
+    ----------
+    members : tuple of Model
+    weights : tuple of float
+        Not negative; their sum is 1.
+    card : dict
+    """
+
+    members: tuple[Model, ...]
+    weights: tuple[float, ...]
+    card: dict = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, members: Sequence[Model], weights: Sequence[float], card: dict) -> Predictor:
+        """A blend; of a single model, that model."""
+        return (
+            cls(tuple(members), tuple(weights), card) if len(members) > 1 else replace(members[0], card=card)
+        )
+
+    @property
+    def label(self) -> Label:  # type: ignore[override]
+        return self.members[0].label
+
+    @property
+    def cutoff(self) -> float:
+        return self.members[0].cutoff
+
+    @cached_property
+    def species(self) -> frozenset[str]:  # type: ignore[override]
+        """Elements that every member was trained on."""
+        return frozenset.intersection(*(member.species for member in self.members))
+
+    @cached_property
+    def references(self) -> References:  # type: ignore[override]
+        """Mean of the members' references; an element is known if all of them know it."""
+        energies = self._mean([member.references.energies for member in self.members])
+        assumed = frozenset().union(*(member.references.assumed for member in self.members))
+        return References(
+            energies,
+            float(self._mean([member.references.fallback for member in self.members])),
+            assumed & frozenset(np.flatnonzero(~np.isnan(energies)).tolist()),
+        )
+
+    def per_atom(self, composition: np.ndarray, graphs: Graphs) -> np.ndarray:
+        return self._mean([member.per_atom(composition, graphs) for member in self.members])
+
+    def derivatives(self, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        parts = zip(*(member.derivatives(dataset) for member in self.members), strict=True)
+        values, forces, strain = (self._mean(part) for part in parts)
+        return values, forces, strain
+
+    def _mean(self, values: Sequence) -> np.ndarray:
+        return sum((w * value for w, value in zip(self.weights, values, strict=True)), start=np.zeros(()))
+
+    def save(self, folder: str | Path) -> Path:
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        # The card comes last: without it the folder is no model.
+        (folder / CARD).unlink(missing_ok=True)
+        shutil.rmtree(folder / MEMBERS, ignore_errors=True)
+        for k, member in enumerate(self.members):
+            member.save(folder / MEMBERS / str(k))
+        card = {"format": BLEND, "version": VERSION, "weights": self.weights, "card": self.card}
+        partial = folder / f".{CARD}.{os.getpid()}"
+        partial.write_text(json.dumps(card, indent=1) + "\n")
+        os.replace(partial, folder / CARD)
+        return folder
+
+    def description(self) -> dict:
+        return {
+            "members": [
+                {"weight": weight, **member.description()}
+                for weight, member in zip(self.weights, self.members, strict=True)
+            ]
+        }
+
+    def content_hash(self) -> str:
+        digest = hashlib.sha256(np.asarray(self.weights, dtype=np.float64).tobytes())
+        for member in self.members:
+            digest.update(member.content_hash().encode())
+        return digest.hexdigest()

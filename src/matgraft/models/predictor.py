@@ -1,0 +1,177 @@
+"""What users hold: predictions, forces, what is unknown; whatever computes them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from ase import Atoms
+from ase.data import atomic_numbers, chemical_symbols
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from matgraft.data import Dataset, Label
+from matgraft.errors import InputError
+from matgraft.graphs import Graphs, graphs_of
+from matgraft.models.calculator import MatgraftCalculator
+from matgraft.models.forces import Forces
+from matgraft.models.references import References
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of ``n`` structures.
+
+    Attributes
+    ----------
+    values : ndarray, shape (n,)
+        In the label's unit, per cell if the label is.
+    per_atom : ndarray, shape (n,)
+        The same divided by the number of atoms (or equal to it, for labels that are not per cell).
+    unseen : list of tuple of str, length n
+        Elements that no training structure of source or target contained: the value is a guess.
+    unreferenced : list of tuple of str, length n
+        Elements that no label of the target contained: their reference energy is a guess.
+    """
+
+    values: np.ndarray
+    per_atom: np.ndarray
+    unseen: list[tuple[str, ...]]
+    unreferenced: list[tuple[str, ...]]
+
+
+class Predictor(ABC):
+    """What predicts structures: a :class:`Model`, or a blend of several."""
+
+    label: Label
+    references: References
+    species: frozenset[str]
+    card: dict
+
+    @property
+    @abstractmethod
+    def cutoff(self) -> float:
+        """Of its graphs, in Angstrom."""
+
+    @abstractmethod
+    def per_atom(self, composition: np.ndarray, graphs: Graphs) -> np.ndarray:
+        """Predictions per atom for structures of these compositions and graphs, shape (n,)."""
+
+    @abstractmethod
+    def derivatives(self, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Predictions per atom, forces and strain derivatives.
+
+        See :func:`matgraft.models.forces.derivatives`.
+        """
+
+    @abstractmethod
+    def save(self, folder: str | Path) -> Path:
+        """Write weights (safetensors) and card (JSON) into a folder; nothing in it can execute code."""
+
+    @abstractmethod
+    def description(self) -> dict:
+        """What it is made of: architecture and number of parameters."""
+
+    @abstractmethod
+    def content_hash(self) -> str:
+        """SHA-256 of everything that decides a prediction."""
+
+    def graphs(self, dataset: Dataset) -> Graphs:
+        """Graphs of a data set with this model's cutoff."""
+        return graphs_of(dataset, self.cutoff)
+
+    def predict(
+        self, structures: Dataset | Atoms | Iterable[Atoms], graphs: Graphs | None = None
+    ) -> Prediction:
+        """Predict structures.
+
+        Parameters
+        ----------
+        structures : Dataset, Atoms or iterable of Atoms
+        graphs : Graphs, optional
+            Their graphs, if they are at hand.
+        """
+        dataset = _dataset(structures)
+        composition = dataset.composition()
+        graphs = graphs if graphs is not None else self.graphs(dataset)
+        per_atom = self.per_atom(composition, graphs)
+        return Prediction(
+            values=self.label.from_per_atom(per_atom, dataset.natoms),
+            per_atom=per_atom,
+            unseen=self._unseen(composition),
+            unreferenced=_elements(composition, self.references.missing),
+        )
+
+    def forces(self, structures: Dataset | Atoms | Iterable[Atoms]) -> Forces:
+        """Energies, forces and stresses of structures, many at once.
+
+        The energy is that of :meth:`predict`, per cell. Of an energy per atom, such as a formation energy,
+        the forces are those of the value times the number of atoms.
+
+        Parameters
+        ----------
+        structures : Dataset, Atoms or iterable of Atoms
+
+        Raises
+        ------
+        InputError
+            If the label is not an energy in eV, or a structure has a coordinate that is not finite or a
+            periodic cell without volume.
+        """
+        self.require_energy()
+        dataset = _dataset(structures)
+        per_atom, forces, strain = self.derivatives(dataset)
+        volume = np.where(dataset.pbc.all(axis=1), np.abs(np.linalg.det(dataset.cells)), np.nan)
+        return Forces(
+            energies=per_atom * dataset.natoms,
+            forces=[forces[start:stop] for start, stop in pairwise(dataset.offsets)],
+            stresses=full_3x3_to_voigt_6_stress(strain / volume[:, None, None]),
+            unseen=self._unseen(dataset.composition()),
+        )
+
+    def calculator(self) -> MatgraftCalculator:
+        """This model as an ASE calculator with energy, forces and stress; see :meth:`forces`."""
+        return MatgraftCalculator(self)
+
+    def require_energy(self) -> None:
+        """Raise InputError unless the label is an energy in eV, per cell or per atom."""
+        if self.label.kind == "intensive" or self.label.unit not in ("eV", "eV/atom"):
+            raise InputError(
+                f"label {self.label.name!r} ({self.label.unit or 'no unit'}, {self.label.kind}) is not an "
+                "energy in eV per cell or per atom, so it has no forces. Take a model of an energy; if this "
+                "is one, train it with a Label that says so."
+            )
+
+    def _unseen(self, composition: np.ndarray) -> list[tuple[str, ...]]:
+        return _elements(composition, self._strange)
+
+    @cached_property
+    def _strange(self) -> np.ndarray:
+        seen = [atomic_numbers[symbol] for symbol in self.species]
+        return np.setdiff1d(np.arange(len(chemical_symbols)), seen)
+
+    def with_card(self, **entries) -> Self:
+        """A copy whose card has more entries."""
+        return replace(self, card={**self.card, **entries})  # type: ignore[type-var]
+
+
+def _dataset(structures: Dataset | Atoms | Iterable[Atoms]) -> Dataset:
+    if isinstance(structures, Dataset):
+        return structures
+    return Dataset.from_atoms([structures] if isinstance(structures, Atoms) else structures)
+
+
+def _elements(composition: np.ndarray, numbers: np.ndarray) -> list[tuple[str, ...]]:
+    """Which of some elements each structure contains."""
+    found: list[tuple[str, ...]] = [()] * len(composition)
+    if not len(numbers):
+        return found
+    present = composition[:, numbers] > 0
+    for i in np.flatnonzero(present.any(axis=1)):
+        found[i] = tuple(chemical_symbols[z] for z in numbers[present[i]])
+    return found

@@ -1,0 +1,267 @@
+"""Which way to a predictor is best for these labels: found out on these labels alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from matgraft.models.blend import Blend
+from matgraft.models.predictor import Predictor
+from matgraft.training.portfolio import Bench, Candidate
+
+FOLDS = 5
+RIVAL = 1.15
+"""Networks start from a source whose best cheap candidate is within this factor of the best of all."""
+HOPELESS = 1.1, 2.0, 40
+"""Dropped after a fold: worse by a tenth and by two standard errors of the difference, on forty rows or more."""
+BAD = 1.4
+"""Dropped after a fold: worse by so much, and by one standard error. Networks with references of a kind (on
+labels, on residuals) whose best cheap candidate is so much worse than that of the other kind do not start."""
+GAIN = 0.01
+"""A blend is taken if cross-validation promises at least this improvement over the best single candidate."""
+_STEPS = 20
+_LEAST_WEIGHT = 0.1
+
+
+@dataclass(frozen=True)
+class Work:
+    """One fit of the contest: a candidate, the fold that is left out, and the rows of both sides."""
+
+    candidate: Candidate
+    fold: int
+    rest: np.ndarray
+    held: np.ndarray
+
+
+Runner = Callable[[Sequence[Work]], Iterable[tuple[Work, np.ndarray]]]
+"""Does some work, in any order, and gives the prediction per atom for what was left out of each."""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """How a contest ended.
+
+    Attributes
+    ----------
+    rows : ndarray, shape (n,)
+    folds : ndarray, shape (n,)
+        Fold of each row.
+    predictions : dict of Candidate to ndarray, shape (n,)
+        What was predicted per atom for each row by a fit without its fold; NaN where none was made.
+    truth : ndarray, shape (n,)
+    weights : dict of Candidate to float
+        Of those to be fitted to all labels; the sum is 1.
+    """
+
+    rows: np.ndarray
+    folds: np.ndarray
+    predictions: dict[Candidate, np.ndarray]
+    truth: np.ndarray
+    weights: dict[Candidate, float]
+
+    def error(self, candidate: Candidate) -> float:
+        """Mean absolute error per atom over the folds that it took part in."""
+        return float(np.nanmean(np.abs(self.predictions[candidate] - self.truth)))
+
+    @property
+    def blended_error(self) -> float:
+        """Mean absolute error per atom of :attr:`blended`."""
+        return float(np.abs(self.blended - self.truth).mean())
+
+    @property
+    def blended(self) -> np.ndarray:
+        """Out-of-fold predictions of the outcome, shape (n,)."""
+        return sum((w * self.predictions[c] for c, w in self.weights.items()), start=np.zeros(len(self.rows)))
+
+
+def contest(
+    bench: Bench, rows: np.ndarray, seed: int, *, run: Runner | None = None, groups: np.ndarray | None = None
+) -> Contest:
+    """Cross-validate the portfolio on ``rows``: cheap candidates first, hopeless ones dropped early.
+
+    Parameters
+    ----------
+    bench : Bench
+    rows : ndarray of int
+    seed : int
+    run : callable, optional
+        Default: one piece of work after the other, in this process.
+    groups : ndarray, shape (n_structures,), optional
+        Each is kept in one fold, as new structures will be of other groups.
+    """
+    run = run or (lambda works: ((work, predicted(bench, work, seed)) for work in works))
+    folds = _folds(rows, seed, None if groups is None else groups[rows])
+    truth = bench.task.per_atom[rows]
+    found: dict[Candidate, np.ndarray] = {}
+
+    def go(candidates: Iterable[Candidate], some: Iterable[int]) -> None:
+        works = [
+            Work(candidate, fold, rows[folds != fold], rows[folds == fold])
+            for fold in some
+            for candidate in candidates
+        ]
+        for work, values in run(works):
+            found.setdefault(work.candidate, np.full(len(rows), np.nan))[folds == work.fold] = values
+
+    def errors(candidate: Candidate) -> np.ndarray:
+        return np.abs(found[candidate] - truth)
+
+    everyone = bench.candidates()
+    cheap = [one for one in everyone if one.kind != "network"]
+    go(cheap, range(FOLDS))
+    racing = _starters(everyone, {one: float(errors(one).mean()) for one in cheap})
+    for fold in range(FOLDS):
+        go(racing, [fold])
+        racing = _still_racing(racing, cheap, errors)
+    finished = [*cheap, *racing]
+    table = np.stack([errors(one) for one in finished])
+    weights = _weights(np.stack([found[one] for one in finished]), truth, table, folds)
+    return Contest(
+        rows, folds, found, truth, {one: w for one, w in zip(finished, weights, strict=True) if w > 0}
+    )
+
+
+def predicted(bench: Bench, work: Work, seed: int) -> np.ndarray:
+    """Fit a candidate without a fold and predict the fold, per atom."""
+    model = bench.fit(work.candidate, work.rest, seed)
+    return bench.predicted(work.candidate, model, work.held)
+
+
+def _folds(rows: np.ndarray, seed: int, groups: np.ndarray | None) -> np.ndarray:
+    """Fold of each row; sizes as equal as groups allow."""
+    rng = np.random.default_rng([seed, 3])
+    if groups is None:
+        return rng.permutation(np.arange(len(rows)) % FOLDS)
+    names, member = np.unique(groups, return_inverse=True)
+    sizes = np.bincount(member)
+    fold_of, filled = np.zeros(len(names), dtype=int), np.zeros(FOLDS)
+    order = rng.permutation(len(names))
+    for group in order[np.argsort(-sizes[order], kind="stable")]:
+        fold_of[group] = filled.argmin()
+        filled[fold_of[group]] += sizes[group]
+    return fold_of[member]
+
+
+def _starters(everyone: Sequence[Candidate], cheap: dict[Candidate, float]) -> list[Candidate]:
+    """Networks that are worth training, by what the cheap candidates of their source achieved."""
+
+    def best(source: int | None, references: str | None = None) -> float:
+        chosen = (
+            error
+            for one, error in cheap.items()
+            if one.source == source and references in (None, one.reference)
+        )
+        return min(chosen, default=np.inf)
+
+    least = min((best(one.source) for one in everyone if one.source is not None), default=np.inf)
+    return [
+        one
+        for one in everyone
+        if one.kind == "network"
+        and (
+            one.source is None
+            or (
+                best(one.source) <= RIVAL * least
+                and best(one.source, one.reference) <= BAD * best(one.source)
+            )
+        )
+    ]
+
+
+def _still_racing(
+    racing: Sequence[Candidate], cheap: Sequence[Candidate], errors: Callable[[Candidate], np.ndarray]
+) -> list[Candidate]:
+    """Who is not hopeless, judged on the folds that all have done."""
+    done = ~np.isnan(np.sum([errors(one) for one in racing], axis=0)) if racing else np.zeros(0, dtype=bool)
+    if not done.any():
+        return list(racing)
+    judged = {one: errors(one)[done] for one in (*cheap, *racing)}
+    best = min(judged.values(), key=np.mean)
+    ratio, deviations, enough = HOPELESS
+
+    def hopeless(error: np.ndarray) -> bool:
+        behind = error - best
+        uncertain = behind.std(ddof=1) / np.sqrt(len(behind))
+        worse = error.mean() / max(best.mean(), 1e-300)
+        hardly = worse > ratio and behind.mean() > deviations * uncertain and len(behind) >= enough
+        return bool(hardly or (worse > BAD and behind.mean() > uncertain))
+
+    return [one for one in racing if not hopeless(judged[one])]
+
+
+def _weights(predictions: np.ndarray, truth: np.ndarray, errors: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """The best candidate alone, or a blend where that is better for rows that its weights have not seen."""
+    best = int(errors.mean(axis=1).argmin())
+    alone = np.eye(len(errors))[best]
+    blended = single = 0.0
+    for fold in np.unique(folds):
+        seen, held = folds != fold, folds == fold
+        weights = _blend(predictions[:, seen], truth[seen])
+        blended += float(np.abs(weights @ predictions[:, held] - truth[held]).sum())
+        single += float(errors[int(errors[:, seen].mean(axis=1).argmin()), held].sum())
+    return _blend(predictions, truth) if blended < (1 - GAIN) * single else alone
+
+
+def _blend(predictions: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Convex weights by forward selection with replacement (Caruana et al. 2004), small ones left out."""
+    counts = np.zeros(len(predictions))
+    total = np.zeros(len(truth))
+    best, kept = np.inf, counts
+    for step in range(1, _STEPS + 1):
+        trial = np.abs((total + predictions) / step - truth).mean(axis=1)
+        chosen = int(trial.argmin())
+        counts[chosen] += 1
+        total = total + predictions[chosen]
+        if trial[chosen] < best:
+            best, kept = float(trial[chosen]), counts / step
+    kept = np.where(kept >= _LEAST_WEIGHT, kept, 0.0)
+    return kept / kept.sum()
+
+
+def outcome(bench: Bench, held: Contest, seed: int) -> Predictor:
+    """Fit those that won to all labels; several as a blend.
+
+    Its card tells the whole contest.
+    """
+    models = [bench.fit(candidate, held.rows, seed) for candidate in held.weights]
+    card = {
+        "recipe": "auto",
+        "n_train": len(held.rows),
+        "seed": seed,
+        "data_hash": bench.task.data_hash,
+        "reference": " + ".join(sorted({candidate.reference for candidate in held.weights})),
+        "contest": told(bench, held),
+    }
+    return Blend.of(models, list(held.weights.values()), card)
+
+
+def told(bench: Bench, held: Contest) -> dict:
+    """A contest as plain data: who took part, how wrong, and what was made of it.
+
+    Returns
+    -------
+    dict
+        ``error_per_atom`` of the outcome, and ``candidates``, best first: ``name``, ``words``, ``source``,
+        ``error_per_atom`` (in cross-validation), ``folds`` and ``weight``.
+    """
+    candidates: list[dict] = []
+    for one, values in held.predictions.items():
+        source = None if one.source is None else bench.sources[one.source].card.get("name", "your own")
+        took_part = len(np.unique(held.folds[~np.isnan(values)]))
+        candidates.append(
+            {
+                "name": one.name,
+                "words": one.words,
+                "source": source,
+                "error_per_atom": held.error(one),
+                "folds": took_part,
+                "weight": held.weights.get(one, 0.0),
+            }
+        )
+    candidates.sort(key=lambda row: (-row["folds"], row["error_per_atom"]))
+    return {
+        "error_per_atom": held.blended_error,
+        "candidates": candidates,
+    }

@@ -1,0 +1,174 @@
+"""What a few labels can be learned with: candidates, from references alone to networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from matgraft.models.model import Model, run_network
+from matgraft.models.references import References
+from matgraft.models.schnet import ARCHITECTURES, Architecture, SchNet
+from matgraft.training.graft import Task, finetune, fit_references
+from matgraft.training.process import MOST, fit_process
+from matgraft.training.recipe import DIRECT, FINETUNE, Recipe
+
+COLD = FINETUNE
+HOT = FINETUNE.changed(epochs=20, rate=5e-4)
+LONG = FINETUNE.changed(epochs=40, rate=5e-4)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to a predictor.
+
+    Attributes
+    ----------
+    name : str
+        As on the command line.
+    words : str
+        What is done, for a chemist.
+    kind : {"references", "process", "network"}
+        Reference energies and no more; a Gaussian process on frozen features; a network that is trained.
+    reference : {"labels", "residual", "none"}
+        References on the labels alone, on what a source leaves over, or only a mean.
+    scheme : str, optional
+        Of a network.
+    recipe : Recipe, optional
+    source : int, optional
+        Which of the sources it starts from; None for none.
+    """
+
+    name: str
+    words: str
+    kind: Literal["references", "process", "network"]
+    reference: Literal["labels", "residual", "none"] = "labels"
+    scheme: str = ""
+    recipe: Recipe | None = None
+    source: int | None = None
+
+    @property
+    def needs_source(self) -> bool:
+        return self.reference == "residual" or self.kind == "process" or self.scheme not in ("", "direct")
+
+
+def _network(name: str, words: str, scheme: str, reference: str, recipe: Recipe) -> Candidate:
+    return Candidate(name, words, "network", reference, scheme, recipe)  # type: ignore[arg-type]
+
+
+PORTFOLIO = (
+    Candidate("references", "reference energies of the elements, no network", "references"),
+    Candidate("residual", "the source as it is, with robust reference energies", "references", "residual"),
+    Candidate("process", "Gaussian process on the source's features", "process"),
+    Candidate(
+        "process-residual", "the source, and a Gaussian process on what it leaves over", "process", "residual"
+    ),
+    _network("tl3-residual", "the source's output layers go on learning", "tl3", "residual", HOT),
+    _network("tl1-residual", "the source goes on learning, gently", "tl1", "residual", COLD),
+    _network("tl1-residual-hot", "the source goes on learning", "tl1", "residual", HOT),
+    _network("tl1-residual-long", "the source goes on learning, for long", "tl1", "residual", LONG),
+    _network("staged-residual", "the source goes on learning, from the top down", "staged", "residual", HOT),
+    _network("tl1-labels-hot", "the source's weights on another scale", "tl1", "labels", HOT),
+    _network("tl1-labels-long", "the source's weights on another scale, for long", "tl1", "labels", LONG),
+    _network("direct", "a network from random weights, without the source", "direct", "labels", DIRECT),
+)
+"""Cheap ones first. TL2 is not among them, because it cannot be told from TL1 (see docs/paper.md)."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A task, and what the sources say of its structures.
+
+    Attributes
+    ----------
+    task : Task
+    sources : tuple of Model
+    arch : Architecture
+        Of direct training.
+    """
+
+    task: Task
+    sources: tuple[Model, ...] = ()
+    arch: Architecture = ARCHITECTURES["arch1"]
+
+    @cached_property
+    def zero_shot(self) -> tuple[np.ndarray, ...]:
+        """Each source's prediction per atom, shape (n,)."""
+        return tuple(self.task.predicted_by(source) for source in self.sources)
+
+    @cached_property
+    def features(self) -> tuple[np.ndarray, ...]:
+        """Each source's features, shape (n, d)."""
+        return tuple(source.features(self.task.graphs) for source in self.sources)
+
+    def candidates(self, portfolio: Sequence[Candidate] = PORTFOLIO) -> list[Candidate]:
+        """The portfolio for each source; what needs none, once.
+
+        Elements do not add up to a label that is no energy, so that networks learn it without references.
+        """
+        found = []
+        for one in portfolio:
+            if one.kind == "network" and one.reference == "labels" and self.task.label.kind == "intensive":
+                one = replace(one, reference="none")
+            if not one.needs_source:
+                found.append(one)
+            elif one.kind != "process" or len(self.task.per_atom) <= MOST:
+                found += [replace(one, source=k) for k in range(len(self.sources))]
+        return found
+
+    def fit(self, candidate: Candidate, rows: np.ndarray, seed: int) -> Model:
+        """Train a candidate on the labels of ``rows``."""
+        task = self.task
+        source = None if candidate.source is None else self.sources[candidate.source]
+        zero_shot = None if candidate.source is None else self.zero_shot[candidate.source]
+        if candidate.kind == "network":
+            return finetune(
+                source,
+                task,
+                rows=rows,
+                scheme=candidate.scheme,
+                reference=candidate.reference,
+                recipe=candidate.recipe,
+                arch=self.arch,
+                seed=seed,
+                zero_shot=zero_shot,
+            )
+        references = References.none()
+        if candidate.kind == "references" or candidate.reference == "residual":
+            references = fit_references(task, rows, candidate.reference, source, zero_shot)
+        residual = candidate.reference == "residual" and source is not None
+        species = frozenset(chemical_symbols[z] for z in np.flatnonzero(task.composition[rows].any(axis=0)))
+        model = Model(
+            network=source.network if source is not None else SchNet(self.arch),
+            label=task.label,
+            references=references,
+            scale=source.scale if source is not None and residual else 0.0,
+            species=species | (source.species if source is not None else frozenset()),
+        )
+        if candidate.kind == "references":
+            return model
+        assert candidate.source is not None
+        base = references.per_atom(task.composition)[rows]
+        if residual and source is not None and zero_shot is not None:
+            base = base + (zero_shot - source.references.per_atom(task.composition))[rows]
+        posterior = fit_process(
+            task.composition[rows], task.per_atom[rows] - base, self.features[candidate.source][rows]
+        )
+        return replace(model, references=references + posterior.references, process=posterior.process)
+
+    def predicted(self, candidate: Candidate, model: Model, rows: np.ndarray) -> np.ndarray:
+        """What a fitted candidate says of structures ``rows``, per atom; the sources are not run again."""
+        values = model.references.per_atom(self.task.composition[rows])
+        if candidate.kind == "network":
+            return values + model.scale * run_network(model.network, self.task.graphs, rows)
+        k = candidate.source
+        if k is not None and model.scale:
+            inside = self.sources[k].references.per_atom(self.task.composition[rows])
+            values += self.zero_shot[k][rows] - inside
+        if k is not None and model.process is not None:
+            values += model.process(self.features[k][rows])
+        return values
