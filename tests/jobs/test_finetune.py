@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 
 from matgraft.data import Dataset
 from matgraft.errors import InputError
+from matgraft.jobs import contest as contest_job
 from matgraft.jobs.finetune import run_finetune
 from matgraft.models.files import load_model
+from matgraft.training import contest, portfolio
 
+graft = partial(run_finetune, recipe="tl1")
 FILES = {
     "errors.png",
     "metrics.json",
@@ -60,7 +64,7 @@ def test_writes_everything_and_beats_nothing_by_accident(salts, source, tmp_path
 
 
 def test_saved_model_predicts_what_the_run_reported(salts, source, tmp_path):
-    run_finetune(salts, "energy", tmp_path / "out", source=source, val="12")
+    graft(salts, "energy", tmp_path / "out", source=source, val="12")
     rows = read_predictions(tmp_path / "out" / "predictions.csv")
     dataset = Dataset.read(salts)
     where = {name: i for i, name in enumerate(dataset.ids)}
@@ -70,32 +74,32 @@ def test_saved_model_predicts_what_the_run_reported(salts, source, tmp_path):
 
 
 def test_repeating_gives_the_same_and_other_settings_are_refused(salts, source, tmp_path):
-    first = run_finetune(salts, "energy", tmp_path / "out", source=source, val="12").metrics
-    assert run_finetune(salts, "energy", tmp_path / "out", source=source, val="12").metrics == first
+    first = graft(salts, "energy", tmp_path / "out", source=source, val="12").metrics
+    assert graft(salts, "energy", tmp_path / "out", source=source, val="12").metrics == first
     with pytest.raises(InputError, match="seed differ"):
-        run_finetune(salts, "energy", tmp_path / "out", source=source, val="12", seed=1)
+        graft(salts, "energy", tmp_path / "out", source=source, val="12", seed=1)
 
 
 def test_validation_file_and_id_list(salts, source, tmp_path):
     dataset = Dataset.read(salts)
     ids = dataset.ids[:9]
     (tmp_path / "val.txt").write_text("\n".join(ids))
-    run_finetune(salts, "energy", tmp_path / "a", source=source, val=str(tmp_path / "val.txt"))
+    graft(salts, "energy", tmp_path / "a", source=source, val=str(tmp_path / "val.txt"))
     assert {row["id"] for row in read_predictions(tmp_path / "a" / "predictions.csv")} == set(ids)
     from matgraft.data.writers import write
 
     write(dataset[:9], tmp_path / "val.extxyz")
     write(dataset[9:], tmp_path / "train.extxyz")
-    run_finetune(
+    graft(
         tmp_path / "train.extxyz", "energy", tmp_path / "b", source=source, val=str(tmp_path / "val.extxyz")
     )
     assert {row["id"] for row in read_predictions(tmp_path / "b" / "predictions.csv")} == set(ids)
     with pytest.raises(InputError, match="cannot both train and validate"):
-        run_finetune(salts, "energy", tmp_path / "c", source=source, val=str(tmp_path / "val.extxyz"))
+        graft(salts, "energy", tmp_path / "c", source=source, val=str(tmp_path / "val.extxyz"))
 
 
 def test_grouped_split_keeps_formulas_apart(salts, source, tmp_path):
-    run_finetune(salts, "energy", tmp_path / "out", source=source, val="20", group="formula")
+    graft(salts, "energy", tmp_path / "out", source=source, val="20", group="formula")
     dataset = Dataset.read(salts)
     held = {row["id"] for row in read_predictions(tmp_path / "out" / "predictions.csv")}
     inside = np.isin(dataset.ids, list(held))
@@ -121,7 +125,7 @@ def test_grouped_split_keeps_formulas_apart(salts, source, tmp_path):
 def test_bad_requests_leave_nothing_behind(salts, source, tmp_path, options, message):
     settings = {"target": "energy", "source": source, "val": "12", **options}
     with pytest.raises(InputError, match=message):
-        run_finetune(salts, out=tmp_path / "out", **settings)
+        graft(salts, out=tmp_path / "out", **settings)
     assert not (tmp_path / "out").exists()
 
 
@@ -129,7 +133,7 @@ def test_given_reference_energies(salts, source, tmp_path):
     given = {"O": -4.0, "Ti": -5.0, "V": -5.0, "Fe": -5.0}
     (tmp_path / "references.json").write_text(json.dumps(given))
     options = {"source": source, "val": "12", "reference": str(tmp_path / "references.json")}
-    run_finetune(salts, "energy", tmp_path / "out", **options)
+    graft(salts, "energy", tmp_path / "out", **options)
     assert json.loads((tmp_path / "out" / "references.json").read_text()) == given
 
 
@@ -141,9 +145,69 @@ def test_an_intensive_label(salts, source, tmp_path, crystals):
         "bulk_modulus", np.linspace(1, 2, len(crystals)), Label("bulk_modulus", "GPa", "intensive")
     )
     write(gap, tmp_path / "gap.extxyz")
-    metrics = run_finetune(
+    metrics = graft(
         tmp_path / "gap.extxyz", "bulk_modulus", tmp_path / "out", source=source, val="12"
     ).metrics
     assert {"mae", "rmse", "median"} <= set(metrics)
     assert metrics["unit"] == "GPa"
     assert metrics["reference"] in ("labels", "residual")
+
+
+@pytest.fixture
+def cheap(monkeypatch):
+    """A contest without networks, in this process."""
+    some = tuple(one for one in portfolio.PORTFOLIO if one.kind != "network")
+    monkeypatch.setattr(portfolio.Bench.candidates, "__defaults__", (some,))
+
+
+def test_a_contest_chooses_tells_and_is_saved(salts, source, cheap, tmp_path):
+    result = run_finetune(salts, "energy", tmp_path / "out", source=source, val="12", workers=1)
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"contest", "contest.png", "model.json"}
+    story = result.metrics["contest"]
+    assert {one["name"] for one in story["candidates"]} == {
+        "references", "residual", "process", "process-residual",
+    }  # fmt: skip
+    assert result.metrics["mae_ev"] <= 1.1 * result.metrics["baselines"]["source_plus_references"]["mae_ev"]
+    rows = read_predictions(tmp_path / "out" / "predictions.csv")
+    dataset = Dataset.read(salts)
+    where = {name: i for i, name in enumerate(dataset.ids)}
+    predicted = load_model(tmp_path / "out").predict(dataset[[where[row["id"]] for row in rows]]).values
+    np.testing.assert_allclose(predicted, [float(row["prediction"]) for row in rows], atol=1e-4)
+
+
+def test_an_interrupted_contest_goes_on(salts, source, cheap, tmp_path, monkeypatch):
+    options = {"source": source, "val": "12", "workers": 1}
+    first = run_finetune(salts, "energy", tmp_path / "out", **options).metrics
+    kept = sorted((tmp_path / "out" / "contest").iterdir())
+    assert len(kept) == 4 * contest.FOLDS
+    kept[0].unlink()
+    fitted = []
+    before = contest_job.write_json
+    monkeypatch.setattr(
+        contest_job, "write_json", lambda path, text: (fitted.append(path), before(path, text))
+    )
+    assert run_finetune(salts, "energy", tmp_path / "out", **options).metrics == first
+    assert fitted == kept[:1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"reference": "residual"}, "brings settings and references of its own"),
+        ({"preset": "paper"}, "brings settings and references of its own"),
+        ({"recipe": "process", "source": None}, "needs a source model"),
+        ({"recipe": "tl1", "source": "mp-schnet,mp-schnet-multi"}, "starts from one source"),
+    ],
+)
+def test_what_does_not_go_with_a_contest(salts, tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        run_finetune(salts, "energy", tmp_path / "out", val="12", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_candidate_alone(salts, source, tmp_path):
+    result = run_finetune(
+        salts, "energy", tmp_path / "out", source=source, val="12", recipe="process-residual"
+    )
+    assert result.metrics["recipe"] == "process-residual"
+    assert result.metrics["mae_ev_per_atom"] < 0.2

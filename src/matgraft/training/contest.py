@@ -15,7 +15,7 @@ FOLDS = 5
 RIVAL = 1.15
 """Networks start from a source whose best cheap candidate is within this factor of the best of all."""
 HOPELESS = 1.1, 2.0, 40
-"""Dropped after a fold: worse by a tenth and by two standard errors of the difference, on forty rows or more."""
+"""Dropped after a fold: worse by a tenth, and by two standard errors of the difference, on forty rows."""
 BAD = 1.4
 """Dropped after a fold: worse by so much, and by one standard error. Networks with references of a kind (on
 labels, on residuals) whose best cheap candidate is so much worse than that of the other kind do not start."""

@@ -1,0 +1,87 @@
+"""Blends: the weighted mean of their members, in every respect."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from small import SMALL, seeded
+
+from matgraft.data import Dataset, Label
+from matgraft.errors import InputError
+from matgraft.models.blend import Blend
+from matgraft.models.files import load_model, load_source
+from matgraft.models.model import CARD, Model
+from matgraft.models.references import References
+
+WEIGHTS = (0.75, 0.25)
+
+
+@pytest.fixture
+def members():
+    species = (frozenset({"O", "Ti", "V", "Fe"}), frozenset({"O", "Ti", "V", "Fe", "Ag"}))
+    return [
+        Model(seeded(SMALL, k), Label("energy"), References.given(dict.fromkeys(some, -4.0 - k)), 0.5, some)
+        for k, some in enumerate(species)
+    ]
+
+
+@pytest.fixture
+def blend(members):
+    return Blend.of(members, WEIGHTS, {"name": "both"})
+
+
+def mean(values):
+    return WEIGHTS[0] * values[0] + WEIGHTS[1] * values[1]
+
+
+def test_predictions_forces_and_stress_are_means(blend, members, crystals):
+    some = crystals[:5]
+    np.testing.assert_allclose(
+        blend.predict(some).values, mean([member.predict(some).values for member in members])
+    )
+    found, parts = blend.forces(some), [member.forces(some) for member in members]
+    np.testing.assert_allclose(found.energies, mean([part.energies for part in parts]))
+    np.testing.assert_allclose(found.forces[2], mean([part.forces[2] for part in parts]), atol=1e-12)
+    np.testing.assert_allclose(found.stresses, mean([part.stresses for part in parts]), atol=1e-12)
+    atoms = some.atoms(0)
+    atoms.calc = blend.calculator()
+    assert atoms.get_potential_energy() == pytest.approx(found.energies[0], abs=1e-4)
+
+
+def test_an_element_is_known_if_all_members_know_it(blend):
+    silver = Dataset.from_atoms([bulk("AgO", "rocksalt", a=4.6)])
+    prediction = blend.predict(silver)
+    assert (prediction.unseen, prediction.unreferenced) == ([("Ag",)], [("Ag",)])
+
+
+def test_saved_and_loaded(blend, crystals, tmp_path):
+    loaded = load_model(blend.save(tmp_path / "blend"))
+    np.testing.assert_array_equal(loaded.predict(crystals).values, blend.predict(crystals).values)
+    assert (loaded.card, loaded.content_hash()) == (blend.card, blend.content_hash())
+    again = Blend.of(blend.members, (0.5, 0.5), {})
+    assert load_model(again.save(tmp_path / "blend")).weights == (0.5, 0.5)
+
+
+def test_of_one_model_is_that_model(members):
+    only = Blend.of(members[:1], (1.0,), {"name": "one"})
+    assert isinstance(only, Model)
+    assert only.card == {"name": "one"}
+
+
+def test_is_no_source_but_its_members_are(blend, tmp_path):
+    folder = blend.save(tmp_path / "blend")
+    with pytest.raises(InputError, match="blend of several models cannot be a source"):
+        load_source(folder)
+    assert load_source(folder / "members" / "1").content_hash() == blend.members[1].content_hash()
+
+
+def test_half_written_is_no_model(blend, tmp_path):
+    folder = blend.save(tmp_path / "blend")
+    (folder / CARD).unlink()
+    with pytest.raises(InputError, match="no model here"):
+        load_model(folder)
+    blend.save(folder)
+    (folder / "members" / "1" / CARD).unlink()
+    with pytest.raises(InputError, match="members/1"):
+        load_model(folder)

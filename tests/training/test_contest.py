@@ -1,0 +1,127 @@
+"""The contest: folds, who is dropped, what is blended, and that it finds the better way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import SMALL, seeded
+
+from matgraft.data import Label
+from matgraft.models.blend import Blend
+from matgraft.models.model import Model
+from matgraft.models.references import References
+from matgraft.training import contest as module
+from matgraft.training.contest import contest, outcome, told
+from matgraft.training.graft import Task
+from matgraft.training.portfolio import PORTFOLIO, Bench
+
+CHEAP = [one for one in PORTFOLIO if one.kind != "network"]
+
+
+@pytest.fixture(scope="module")
+def bench(crystals):
+    """A source that says the label but for a constant, and so leaves nothing to learn but references."""
+    task = Task.of(crystals, "energy", 5.0)
+    species = frozenset({"O", "Ti", "V", "Fe"})
+    source = Model(
+        seeded(SMALL, 0), Label("energy"), References.given(dict.fromkeys(species, 0.0)), 0.3, species
+    )
+    said = task.predicted_by(source)
+    return Bench(replace(task, per_atom=said - 7.0), (source,), SMALL)
+
+
+@pytest.fixture
+def without_networks(monkeypatch):
+    monkeypatch.setattr(Bench, "candidates", lambda self: [replace(one, source=0) for one in CHEAP])
+
+
+@given(st.integers(10, 60), st.integers(0, 5), st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_folds_are_even_and_keep_groups_together(n, seed, grouped):
+    rows = np.arange(n)
+    groups = np.random.default_rng(seed).integers(0, 9, n) if grouped else None
+    folds = module._folds(rows, seed, groups)
+    assert len(folds) == n
+    if groups is None:
+        assert np.ptp(np.bincount(folds, minlength=module.FOLDS)) <= 1
+    else:
+        assert all(len(set(folds[groups == group])) == 1 for group in set(groups))
+
+
+def test_finds_that_the_source_needs_references_only(bench, without_networks):
+    held = contest(bench, np.arange(48), 0)
+    best = min(held.predictions, key=held.error)
+    assert best.reference == "residual"
+    assert held.error(best) < 1e-3
+    model = outcome(bench, held, 0)
+    error = np.abs(bench.task.predicted_by(model) - bench.task.per_atom)[48:]
+    assert error.max() < 0.02
+    story = told(bench, held)
+    assert story["candidates"][0]["error_per_atom"] == pytest.approx(held.error(best))
+    assert sum(one["weight"] for one in story["candidates"]) == pytest.approx(1)
+
+
+def test_every_prediction_comes_from_a_fit_without_that_structure(bench, without_networks):
+    seen = []
+
+    def run(works):
+        for work in works:
+            seen.append(work)
+            yield work, np.zeros(len(work.held))
+
+    held = contest(bench, np.arange(48), 0, run=run)
+    for work in seen:
+        assert not set(work.rest) & set(work.held)
+        assert set(work.rest) | set(work.held) == set(range(48))
+    assert all(np.isfinite(values).all() for values in held.predictions.values())
+
+
+def test_hopeless_candidates_are_dropped_and_rivals_go_on(bench):
+    rng = np.random.default_rng(0)
+    truth = np.zeros(60)
+    good, rival, bad = [one for one in PORTFOLIO if one.kind == "network"][:3]
+    found = {good: rng.normal(0, 1, 60), rival: rng.normal(0, 1.05, 60), bad: rng.normal(0, 3, 60)}
+    left = module._still_racing([good, rival, bad], [], lambda one: np.abs(found[one] - truth))
+    assert left == [good, rival]
+
+
+def test_networks_of_a_hopeless_source_or_reference_do_not_start():
+    everyone = [replace(one, source=k) for one in PORTFOLIO for k in (0, 1)]
+    cheap = {one: 1.0 for one in everyone if one.kind != "network"}
+    for one in cheap:
+        if one.source == 1:
+            cheap[one] = 1.5
+        elif one.reference == "residual":
+            cheap[one] = 2.0
+    starters = module._starters(everyone, cheap)
+    assert {one.source for one in starters} == {0}
+    assert {one.reference for one in starters} == {"labels"}
+
+
+def test_blends_where_errors_cancel_and_not_where_one_is_best():
+    rng = np.random.default_rng(0)
+    truth, folds = rng.normal(size=200), np.arange(200) % 5
+    noise = rng.normal(0, 0.5, (3, 200))
+    predictions = truth + noise
+    weights = module._weights(predictions, truth, np.abs(noise), folds)
+    assert weights.sum() == pytest.approx(1)
+    assert (weights > 0.1).all()
+    assert np.abs(weights @ predictions - truth).mean() < 0.7 * np.abs(noise).mean(axis=1).min()
+    noise[0] *= 0.01
+    np.testing.assert_array_equal(module._weights(truth + noise, truth, np.abs(noise), folds), [1, 0, 0])
+
+
+def test_outcome_of_several_is_a_blend(bench):
+    first, second = (replace(one, source=0) for one in CHEAP[:2])
+    rows = np.arange(48)
+    held = module.Contest(
+        rows, rows % 5, {first: rows * 0.0, second: rows * 0.0}, rows * 0.0, {first: 0.4, second: 0.6}
+    )
+    model = outcome(bench, held, 0)
+    assert isinstance(model, Blend)
+    parts = [bench.task.predicted_by(member) for member in model.members]
+    np.testing.assert_allclose(bench.task.predicted_by(model), 0.4 * parts[0] + 0.6 * parts[1])
