@@ -12,6 +12,7 @@ import pytest
 from matgraft.data import Dataset
 from matgraft.errors import InputError
 from matgraft.jobs import contest as contest_job
+from matgraft.jobs import finetune as finetune_job
 from matgraft.jobs.finetune import run_finetune
 from matgraft.models.files import load_model
 from matgraft.training import contest, portfolio
@@ -156,8 +157,7 @@ def test_an_intensive_label(salts, source, tmp_path, crystals):
 @pytest.fixture
 def cheap(monkeypatch):
     """A contest without networks, in this process."""
-    some = tuple(one for one in portfolio.PORTFOLIO if one.kind != "network")
-    monkeypatch.setattr(portfolio.Bench.candidates, "__defaults__", (some,))
+    monkeypatch.setattr(finetune_job, "Bench", partial(portfolio.Bench, portfolio=portfolio.CHEAP))
 
 
 def test_a_contest_chooses_tells_and_is_saved(salts, source, cheap, tmp_path):

@@ -17,9 +17,7 @@ from matgraft.models.references import References
 from matgraft.training import contest as module
 from matgraft.training.contest import contest, outcome, told
 from matgraft.training.graft import Task
-from matgraft.training.portfolio import PORTFOLIO, Bench
-
-CHEAP = [one for one in PORTFOLIO if one.kind != "network"]
+from matgraft.training.portfolio import CHEAP, PORTFOLIO, Bench
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +29,7 @@ def bench(crystals):
         seeded(SMALL, 0), Label("energy"), References.given(dict.fromkeys(species, 0.0)), 0.3, species
     )
     said = task.predicted_by(source)
-    return Bench(replace(task, per_atom=said - 7.0), (source,), SMALL)
-
-
-@pytest.fixture
-def without_networks(monkeypatch):
-    monkeypatch.setattr(Bench, "candidates", lambda self: [replace(one, source=0) for one in CHEAP])
+    return Bench(replace(task, per_atom=said - 7.0), (source,), SMALL, CHEAP)
 
 
 @given(st.integers(10, 60), st.integers(0, 5), st.booleans())
@@ -52,7 +45,7 @@ def test_folds_are_even_and_keep_groups_together(n, seed, grouped):
         assert all(len(set(folds[groups == group])) == 1 for group in set(groups))
 
 
-def test_finds_that_the_source_needs_references_only(bench, without_networks):
+def test_finds_that_the_source_needs_references_only(bench):
     held = contest(bench, np.arange(48), 0)
     best = min(held.predictions, key=held.error)
     assert best.reference == "residual"
@@ -65,7 +58,7 @@ def test_finds_that_the_source_needs_references_only(bench, without_networks):
     assert sum(one["weight"] for one in story["candidates"]) == pytest.approx(1)
 
 
-def test_every_prediction_comes_from_a_fit_without_that_structure(bench, without_networks):
+def test_every_prediction_comes_from_a_fit_without_that_structure(bench):
     seen = []
 
     def run(works):
@@ -80,7 +73,7 @@ def test_every_prediction_comes_from_a_fit_without_that_structure(bench, without
     assert all(np.isfinite(values).all() for values in held.predictions.values())
 
 
-def test_hopeless_candidates_are_dropped_and_rivals_go_on(bench):
+def test_hopeless_candidates_are_dropped_and_rivals_go_on():
     rng = np.random.default_rng(0)
     truth = np.zeros(60)
     good, rival, bad = [one for one in PORTFOLIO if one.kind == "network"][:3]

@@ -29,7 +29,7 @@ from matgraft.models.schnet import ARCHITECTURES
 from matgraft.progress import Progress
 from matgraft.training.contest import contest, outcome
 from matgraft.training.graft import REFERENCE_MODES, Task, check_request, finetune
-from matgraft.training.portfolio import PORTFOLIO, Bench
+from matgraft.training.portfolio import PORTFOLIO, Bench, Candidate
 from matgraft.training.recipe import Recipe
 from matgraft.training.schemes import SCHEMES
 
@@ -93,6 +93,7 @@ def plan(
     preset: str = "default",
     changes: Mapping[str, object] | None = None,
     arch: str = "arch1",
+    portfolio: tuple[Candidate, ...] = PORTFOLIO,
 ) -> Plan:
     """Read and check what :func:`run` is to do.
 
@@ -116,6 +117,8 @@ def plan(
         Settings of the preset's recipes to change, such as ``{"l2": 0.0}``.
     arch : {"arch1", "arch2", "wide"}
         For direct training.
+    portfolio : tuple of Candidate
+        Of ``auto``.
 
     Raises
     ------
@@ -161,7 +164,7 @@ def plan(
         }
         for subset in subsets
     }
-    bench = Bench(task, () if parent is None else (parent,), ARCHITECTURES[arch])
+    bench = Bench(task, () if parent is None else (parent,), ARCHITECTURES[arch], portfolio)
     # Before it is sent to other processes: each would work it out again.
     _ = bench.zero_shot
     grouping = None if group is None else groups(dataset, group)  # type: ignore[arg-type]

@@ -42,7 +42,8 @@ _CHOICES = ("reference", "reference_cross_validation_per_atom", "contest")
 """What a model's card says of how it was chosen."""
 
 TITLES = {
-    "auto": "graft, chosen by contest",
+    "auto": "auto: the graft that a contest chose",
+    "process": "Gaussian process on frozen features",
     "references_alone": "reference energies alone",
     "composition_forest": "random forest on composition",
     "zero_shot_source": "source model as it is",

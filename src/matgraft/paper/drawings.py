@@ -141,8 +141,12 @@ def minimise(
 
 
 def schemes(path: str | Path) -> Path:
-    """Which parts of the network each transfer scheme moves, Fig. 7."""
-    transfers = [scheme for scheme in SCHEMES.values() if scheme.start == "source"]
+    """Which parts of the network each transfer scheme moves, Fig. 7; those that move from the start."""
+    transfers = [
+        scheme
+        for scheme in SCHEMES.values()
+        if scheme.start == "source" and not any(rate.from_epoch for rate in scheme.rates)
+    ]
     height = 0.62 * len(transfers) + 0.55
     with _canvas(path, 7.0, height) as ax:
         for row, scheme in enumerate(transfers):

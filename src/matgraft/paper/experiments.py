@@ -11,9 +11,11 @@ from matgraft.data.splits import keep_where
 from matgraft.errors import InputError
 from matgraft.jobs.benchmark import Plan, plan
 from matgraft.jobs.benchmark import run as run_benchmarks
+from matgraft.training.portfolio import CHEAP, PORTFOLIO
 
 PUBLISHED, OURS = "published", "ours"
 SCHEMES = ("direct", "tl1", "tl2", "tl3")
+PROCESS, AUTO = "process", "auto"
 LABELS_ALONE = ("direct", "tl1/labels", "tl2/labels", "tl3/labels")
 
 FORMATION = "mp-schnet"
@@ -55,7 +57,7 @@ class Experiment:
     keep: tuple[str, ...] = ()
     sizes: tuple[int, ...] = (100, 200, 400)
     val_size: int = 117
-    schemes: tuple[str, ...] = SCHEMES
+    schemes: tuple[str, ...] = (*SCHEMES, PROCESS)
     source: str | None = FORMATION
     recipe: str = OURS
     l2: bool = True
@@ -68,6 +70,7 @@ class Experiment:
 _OXIDES = Experiment(
     "oxides",
     "oxides of Fe, Ti, V",
+    schemes=SCHEMES,
     source=TOTAL,
     tables=("1", "2"),
     figures=(8, 10, 11),
@@ -78,6 +81,7 @@ _EXTENDED = Experiment(
     data="tmo-oxides",
     sizes=(125, 250, 500),
     val_size=163,
+    schemes=SCHEMES,
     source=WITHOUT_CRMN_TOTAL,
     tables=("3", "4"),
     figures=(9, 10, 11, 12),
@@ -107,14 +111,15 @@ EXPERIMENTS = (
         _EXTENDED, name="published/extended", recipe=PUBLISHED, source=WITHOUT_CRMN, schemes=LABELS_ALONE[:3]
     ),
     *_architectures(PUBLISHED),
-    replace(_OXIDES, name="ours/oxides"),
-    replace(_EXTENDED, name="ours/extended"),
+    replace(_OXIDES, name="ours/oxides", schemes=(*SCHEMES, PROCESS, AUTO)),
+    replace(_EXTENDED, name="ours/extended", schemes=(*SCHEMES, PROCESS, AUTO)),
     *_architectures(OURS),
     Experiment("beyond/oxides-formation-energy", "oxides of Fe, Ti, V, source of formation energies"),
     replace(
         _OXIDES,
         name="beyond/oxides-by-formula",
         title="oxides of Fe, Ti, V, no formula on both sides",
+        schemes=(*SCHEMES, PROCESS, AUTO),
         group="formula",
         tables=("beyond",),
         figures=(),
@@ -215,6 +220,7 @@ def planned(experiment: Experiment, out: Path, preset: str = "full") -> Plan:
         preset="paper" if experiment.recipe == PUBLISHED else "default",
         changes=changes,
         arch=experiment.arch,
+        portfolio=CHEAP if preset == "quick" else PORTFOLIO,
     )
 
 

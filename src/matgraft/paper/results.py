@@ -50,7 +50,8 @@ class Finding:
     @cached_property
     def schemes(self) -> dict[str, str]:
         """Method of each scheme that was run: with ``tl1/labels`` the scheme is ``tl1``."""
-        return {name.partition("/")[0]: name for name in self.experiment.schemes}
+        run = self.report["summary"]
+        return {name.partition("/")[0]: name for name in self.experiment.schemes if name in run}
 
     def over_seeds(self, method: str, size: int, measure: str = "") -> np.ndarray:
         """One value per seed; a scheme stands for its method."""

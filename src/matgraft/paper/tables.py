@@ -15,9 +15,12 @@ from matgraft.paper.experiments import OURS, PUBLISHED
 from matgraft.paper.results import UNTRAINED, Finding, Results
 
 RECIPES = {PUBLISHED: "the published recipe", OURS: "our recipe"}
-SCHEMES = {"direct": "no TL", "tl1": "TL1", "tl2": "TL2", "tl3": "TL3"}
+SCHEMES = {
+    "direct": "no TL", "tl1": "TL1", "tl2": "TL2", "tl3": "TL3", "process": "process", "auto": "auto",
+}  # fmt: skip
 PER_CELL, PER_ATOM = "within_chemical_accuracy", "within_chemical_accuracy_per_atom"
 SIGNIFICANT = 0.05
+_GRAFTS = ("tl1", "tl3", "process", "auto")
 _NEVER = "at no N"
 _COLUMNS = {"arch1": "arch1", "arch1 + L2": "oxides", "arch2": "arch2", "arch2 + L2": "arch2-l2"}
 _WIDE = "wide-l2"
@@ -137,10 +140,16 @@ def worth(results: Results) -> Table:
         most = finding.sizes[-1]
         level = finding.mean("direct", most)
         row: list = [finding.experiment.title, RECIPES[finding.experiment.recipe], str(most), number(level)]
-        for scheme in ("tl1", "tl3"):
+        for scheme in _GRAFTS:
             row.append(_needed(finding, scheme, level) if finding.has(scheme) else None)
         rows.append(row)
-    columns = ["data", "recipe", "N of direct training", "its error", "N of TL1", "N of TL3"]
+    columns = [
+        "data",
+        "recipe",
+        "N of direct training",
+        "its error",
+        *(f"N of {SCHEMES[one]}" for one in _GRAFTS),
+    ]
     caption = "errors in the label's unit; between measured N along a power law"
     return Table(columns, rows, "What a label is worth: N at which the graft equals direct training", caption)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -76,7 +75,9 @@ PORTFOLIO = (
     _network("tl1-labels-long", "the source's weights on another scale, for long", "tl1", "labels", LONG),
     _network("direct", "a network from random weights, without the source", "direct", "labels", DIRECT),
 )
-"""Cheap ones first. TL2 is not among them, because it cannot be told from TL1 (see docs/paper.md)."""
+"""TL2 is not among them, because it cannot be told from TL1 (see docs/paper.md)."""
+
+CHEAP = tuple(one for one in PORTFOLIO if one.kind != "network")
 
 
 @dataclass(frozen=True)
@@ -89,11 +90,13 @@ class Bench:
     sources : tuple of Model
     arch : Architecture
         Of direct training.
+    portfolio : tuple of Candidate
     """
 
     task: Task
     sources: tuple[Model, ...] = ()
     arch: Architecture = ARCHITECTURES["arch1"]
+    portfolio: tuple[Candidate, ...] = PORTFOLIO
 
     @cached_property
     def zero_shot(self) -> tuple[np.ndarray, ...]:
@@ -105,13 +108,13 @@ class Bench:
         """Each source's features, shape (n, d)."""
         return tuple(source.features(self.task.graphs) for source in self.sources)
 
-    def candidates(self, portfolio: Sequence[Candidate] = PORTFOLIO) -> list[Candidate]:
+    def candidates(self) -> list[Candidate]:
         """The portfolio for each source; what needs none, once.
 
         Elements do not add up to a label that is no energy, so that networks learn it without references.
         """
         found = []
-        for one in portfolio:
+        for one in self.portfolio:
             if one.kind == "network" and one.reference == "labels" and self.task.label.kind == "intensive":
                 one = replace(one, reference="none")
             if not one.needs_source:
