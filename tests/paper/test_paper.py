@@ -82,10 +82,10 @@ def test_data_that_are_not_here_are_named_before_anything_is_run(tmp_path, monke
 def test_cells_carry_ours_and_the_published_value(results):
     finding = results.get("ours/oxides")
     table = tables.errors_by_size(finding, published.TABLE2, "Table 2")
-    assert table.columns == ("N", "no TL", "TL1", "TL2", "TL3")
+    assert table.columns[:5] == ("N", "no TL", "TL1", "TL2", "TL3")
     assert [row[0] for row in table.rows] == ["100", "200", "400"]
     for row, size in zip(table.rows, (100, 200, 400), strict=True):
-        for cell, scheme in zip(row[1:], ("direct", "tl1", "tl2", "tl3"), strict=True):
+        for cell, scheme in zip(row[1:5], ("direct", "tl1", "tl2", "tl3"), strict=True):
             mine, was = re.fullmatch(r"([\d.]+) ± [\d.]+ \[([\d.]+)\]", cell).groups()
             scores = [
                 r["scores"][scheme]["mae_ev"]
