@@ -196,6 +196,12 @@ def finetune(
     if "contest" in metrics:
         console.print(contest_table(metrics["contest"], result.model.label.unit).rich())
     console.print(result.table.rich())
+    if "intervals" in metrics:
+        found, unit = metrics["intervals"], result.model.label.unit
+        console.print(
+            f"{found['coverage']:.0%} intervals hold {found['held']:.0%} of the labels held out; half width "
+            f"{found['median_half_width']:.3g} {unit} (median), {found['mean_half_width']:.3g} {unit} (mean)"
+        )
     if "reference_cross_validation_per_atom" in metrics:
         checked = metrics["reference_cross_validation_per_atom"]
         rivals = ", ".join(f"{name} {error:.3g}" for name, error in checked.items())
@@ -203,7 +209,7 @@ def finetune(
             f"reference energies: {metrics['reference']}"
             + (f" (error in cross-validation: {rivals})" if rivals else "")
         )
-    pictures = ("contest.png", "parity.png", "errors.png", "training.png")
+    pictures = ("contest.png", "intervals.png", "parity.png", "errors.png", "training.png")
     for name in (*pictures, "predictions.csv", "metrics.json"):
         if (out / name).is_file():
             console.print(f"  {out / name}", soft_wrap=True)

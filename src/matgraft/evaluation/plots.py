@@ -284,6 +284,46 @@ def contest_chart(path: str | Path, story: Mapping, unit: str) -> Path:
     return Path(path)
 
 
+def interval_chart(
+    path: str | Path, errors: np.ndarray, half_width: np.ndarray, scores: np.ndarray, unit: str
+) -> Path:
+    """Whether intervals hold what they promise: coverage against the nominal one, and errors by width.
+
+    Parameters
+    ----------
+    path : path
+    errors, half_width : ndarray, shape (m,)
+        Of structures held out, in label units; of 90 % intervals.
+    scores : ndarray, shape (n,)
+        Errors over difficulty of the labels that the intervals rest on.
+    unit : str
+    """
+    nominal = np.linspace(0.05, 0.95, 19)
+    quantiles = np.quantile(scores, nominal)
+    relative = errors / half_width * np.quantile(scores, 0.9)
+    reached = (relative[:, None] <= quantiles).mean(axis=0)
+    held = errors <= half_width
+    with figure(path, 8.5, 3.8) as fig:
+        left, right = fig.subplots(1, 2)
+        left.plot([0, 100], [0, 100], color=FAINT, linewidth=1.0)
+        left.plot(100 * nominal, 100 * reached, color=COLOURS[0], marker="o", markersize=4)
+        left.set(xlim=(0, 100), ylim=(0, 100), xlabel="promised (%)", ylabel="labels in the interval (%)")
+        least = max(float(np.quantile(errors, 0.02)), 1e-12)
+        for chosen, colour, name in ((held, COLOURS[0], "inside"), (~held, COLOURS[1], "outside")):
+            right.plot(
+                half_width[chosen], np.maximum(errors[chosen], least), "o", color=colour, markersize=3.5,
+                alpha=0.7, label=f"{name}: {chosen.mean():.0%}",
+            )  # fmt: skip
+        ends = float(half_width.min()) / 1.1, float(half_width.max()) * 1.1
+        right.plot(ends, ends, color=INK, linewidth=0.8)
+        right.set(xscale="log", yscale="log", ylabel=with_unit("error", unit, brackets=True))
+        log_axis(right.xaxis, *ends)
+        log_axis(right.yaxis, least / 1.3, 1.3 * max(float(errors.max()), ends[1]))
+        right.set_xlabel(with_unit("half width of the 90 % interval", unit, brackets=True))
+        right.legend(loc="lower right", fontsize=SMALL)
+    return Path(path)
+
+
 def training_curve(path: str | Path, history: Sequence[Mapping], unit: str = "") -> Path:
     """Training loss and validation error by epoch, over the learning rate.
 

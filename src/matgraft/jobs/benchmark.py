@@ -21,7 +21,15 @@ from matgraft.evaluation.plots import learning_curves
 from matgraft.evaluation.protocol import Subset, learning_curve_subsets
 from matgraft.evaluation.style import with_unit
 from matgraft.evaluation.tables import Table, spread
-from matgraft.jobs.finetune import AUTO, TITLES, baselines, named_recipe, recipes
+from matgraft.jobs.finetune import (
+    AUTO,
+    TITLES,
+    baselines,
+    half_widths,
+    interval_scores,
+    named_recipe,
+    recipes,
+)
 from matgraft.jobs.folder import claim, versions, write_json, write_text
 from matgraft.jobs.pool import finished, pool
 from matgraft.models.files import load_source
@@ -290,7 +298,7 @@ def _start_worker(jobs: list[_Job]) -> None:
 def _fit(k: int, subset: Subset, method: str) -> dict:
     """Train one method on one subset, or evaluate the baselines; returns scores and errors by method."""
     job, start, cpu = _jobs[k], time.monotonic(), time.process_time()
-    bench, seed, extra = job.bench, subset.seed, {}
+    bench, seed, rows, extra = job.bench, subset.seed, subset.validation, {}
     task = bench.task
     source, zero_shot = (bench.sources[0], bench.zero_shot[0]) if bench.sources else (None, None)
     name, _, mode = method.partition("/")
@@ -313,16 +321,22 @@ def _fit(k: int, subset: Subset, method: str) -> dict:
         extra = {"reference": model.card["reference"], "epochs": model.card["epochs"]}
     elif name == AUTO:
         held = contest(bench, subset.train, seed, groups=job.groups)
-        predictions = {method: task.predicted_by(outcome(bench, held, seed))}
-        weights = {candidate.name: weight for candidate, weight in held.weights.items()}
-        extra = {"weights": weights, "cross_validation": held.blended_error}
+        graft = outcome(bench, held, seed)
+        predictions = {method: task.predicted_by(graft)}
+        per_atom = np.abs(predictions[method] - task.per_atom)[rows]
+        error = task.label.from_per_atom(per_atom, task.natoms[rows])
+        extra = {
+            "weights": {candidate.name: weight for candidate, weight in held.weights.items()},
+            "cross_validation": held.blended_error,
+            "intervals": interval_scores(error, half_widths(task, graft, rows)),
+        }
     else:
         candidate = next(one for one in PORTFOLIO if one.name == name)
         candidate = replace(candidate, source=0 if candidate.needs_source else None)
         model = bench.fit(candidate, subset.train, seed)
         predictions = {method: bench.predicted(candidate, model, np.arange(len(task.per_atom)))}
     seconds = {"seconds": time.monotonic() - start, "cpu_seconds": time.process_time() - cpu}
-    rows, label = subset.validation, task.label
+    label = task.label
     natoms = task.natoms[rows]
     truth = label.from_per_atom(task.per_atom[rows], natoms)
     said = {name: label.from_per_atom(values[rows], natoms) for name, values in predictions.items()}

@@ -12,13 +12,19 @@ from matgraft.data import Dataset
 from matgraft.data.splits import ID_LISTS, grouped_split, groups, random_split, split_by_file
 from matgraft.errors import InputError
 from matgraft.evaluation.metrics import CHEMICAL_ACCURACY, errors
-from matgraft.evaluation.plots import contest_chart, error_distribution, parity, training_curve
+from matgraft.evaluation.plots import (
+    contest_chart,
+    error_distribution,
+    interval_chart,
+    parity,
+    training_curve,
+)
 from matgraft.evaluation.tables import Table
 from matgraft.jobs.contest import run_contest
 from matgraft.jobs.folder import claim, write_csv, write_json
 from matgraft.models.files import load_source
 from matgraft.models.model import Model
-from matgraft.models.predictor import Predictor
+from matgraft.models.predictor import Predictor, bounds
 from matgraft.models.references import References
 from matgraft.models.schnet import ARCHITECTURES
 from matgraft.progress import Progress
@@ -324,6 +330,22 @@ def baselines(
     return {**alone, "zero_shot_source": zero_shot, "source_plus_references": zero_shot + difference}
 
 
+def half_widths(task: Task, model: Predictor, rows: np.ndarray, coverage: float = 0.9) -> np.ndarray:
+    """Half the width of the intervals of structures ``rows``, in label units."""
+    assert model.intervals is not None
+    return model.intervals.half_width(task.composition[rows], model.features(task.graphs)[rows], coverage)
+
+
+def interval_scores(error: np.ndarray, half_width: np.ndarray, coverage: float = 0.9) -> dict[str, float]:
+    """How often intervals hold the label, and how wide they are, in label units."""
+    return {
+        "coverage": coverage,
+        "held": float((error <= half_width).mean()),
+        "mean_half_width": float(half_width.mean()),
+        "median_half_width": float(np.median(half_width)),
+    }
+
+
 def _write(
     out: Path,
     dataset: Dataset,
@@ -347,13 +369,18 @@ def _write(
         **{key: model.card[key] for key in _CHOICES if key in model.card},
         "baselines": {name: score for name, score in scores.items() if name != recipe},
     }
+    if model.intervals is not None:
+        error = np.abs(predictions[recipe] - truth)
+        half_width = half_widths(task, model, val_rows)
+        metrics["intervals"] = interval_scores(error, half_width)
     model = model.with_card(metrics={key: value for key, value in metrics.items() if key != "baselines"})
     model.save(out)
-    write_csv(
-        out / "predictions.csv",
-        ("id", "target", "prediction"),
-        zip(dataset.ids[val_rows], truth.tolist(), predictions[recipe].tolist(), strict=True),
-    )
+    columns = {"id": dataset.ids[val_rows], "target": truth, "prediction": predictions[recipe]}
+    if model.intervals is not None:
+        columns |= bounds(predictions[recipe], half_width)
+        interval_chart(out / "intervals.png", error, half_width, model.intervals.scores, label.unit)
+    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
+    write_csv(out / "predictions.csv", list(columns), rows)
     shown = {
         TITLES.get(name, name.upper()): values
         for name, values in predictions.items()

@@ -22,7 +22,7 @@ from matgraft.graphs import build_graphs
 from matgraft.jobs.folder import SETTINGS, claim, write_csv
 from matgraft.jobs.pool import finished, pool
 from matgraft.models.files import load_model
-from matgraft.models.predictor import Predictor
+from matgraft.models.predictor import Predictor, bounds
 from matgraft.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -158,13 +158,14 @@ def predict(
 class Results:
     """Predictions of some structures as flat arrays, one entry per structure.
 
-    ``unseen`` and ``unreferenced`` hold elements with spaces between them; ``skipped`` has shape (n_skipped,
-    3): file, id and reason.
+    ``half_width`` is NaN for a model without intervals. ``unseen`` and ``unreferenced`` hold elements with
+    spaces between them; ``skipped`` has shape (n_skipped, 3): file, id and reason.
     """
 
     ids: np.ndarray
     values: np.ndarray
     per_atom: np.ndarray
+    half_width: np.ndarray
     formulas: np.ndarray
     unseen: np.ndarray
     unreferenced: np.ndarray
@@ -272,6 +273,7 @@ def _predict_chunk(model: Predictor, chunk: Chunk) -> Results:
         ids=dataset.ids,
         values=prediction.values,
         per_atom=prediction.per_atom,
+        half_width=np.full(len(dataset), np.nan) if prediction.half_width is None else prediction.half_width,
         formulas=dataset.formulas.astype(str),
         unseen=np.asarray([" ".join(symbols) for symbols in prediction.unseen], dtype=str),
         unreferenced=np.asarray([" ".join(symbols) for symbols in prediction.unreferenced], dtype=str),
@@ -317,6 +319,7 @@ def _write(out: Path, results: Results, unit: str, sort: str, descending: bool, 
         "unit": np.full(len(results.ids), unit),
         "formula": results.formulas,
         "per_atom": results.per_atom,
+        **({} if np.isnan(results.half_width).all() else bounds(results.values, results.half_width)),
         "unseen_species": results.unseen,
         "unreferenced_species": results.unreferenced,
     }

@@ -15,6 +15,7 @@ import numpy as np
 
 from matgraft.data import Dataset, Label
 from matgraft.graphs import Graphs
+from matgraft.models.intervals import Intervals
 from matgraft.models.model import CARD, VERSION, Model
 from matgraft.models.predictor import Predictor
 from matgraft.models.references import References
@@ -33,11 +34,13 @@ class Blend(Predictor):
     weights : tuple of float
         Not negative; their sum is 1.
     card : dict
+    intervals : Intervals, optional
     """
 
     members: tuple[Model, ...]
     weights: tuple[float, ...]
     card: dict = field(default_factory=dict)
+    intervals: Intervals | None = None
 
     @classmethod
     def of(cls, members: Sequence[Model], weights: Sequence[float], card: dict) -> Predictor:
@@ -73,6 +76,10 @@ class Blend(Predictor):
     def per_atom(self, composition: np.ndarray, graphs: Graphs) -> np.ndarray:
         return self._mean([member.per_atom(composition, graphs) for member in self.members])
 
+    def features(self, graphs: Graphs) -> np.ndarray:
+        """Those of the member with the greatest weight."""
+        return self.members[int(np.argmax(self.weights))].features(graphs)
+
     def derivatives(self, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         parts = zip(*(member.derivatives(dataset) for member in self.members), strict=True)
         values, forces, strain = (self._mean(part) for part in parts)
@@ -87,6 +94,7 @@ class Blend(Predictor):
         # The card comes last: without it the folder is no model.
         (folder / CARD).unlink(missing_ok=True)
         shutil.rmtree(folder / MEMBERS, ignore_errors=True)
+        self.save_intervals(folder)
         for k, member in enumerate(self.members):
             member.save(folder / MEMBERS / str(k))
         card = {"format": BLEND, "version": VERSION, "weights": self.weights, "card": self.card}

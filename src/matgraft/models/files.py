@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from matgraft.data import Label
 from matgraft.errors import InputError
 from matgraft.models.blend import BLEND, MEMBERS, Blend
+from matgraft.models.intervals import Intervals
 from matgraft.models.model import CARD, FORMAT, VERSION, WEIGHTS, Model
-from matgraft.models.predictor import Predictor
+from matgraft.models.predictor import INTERVALS, Predictor
 from matgraft.models.process import GaussianProcess
 from matgraft.models.references import References
 from matgraft.models.schnet import Architecture, SchNet
@@ -53,7 +54,14 @@ def load_model(name: str | Path) -> Predictor:
             f"{name}: no model here (a folder with {WEIGHTS} and {CARD}), and no shipped model of that name. "
             f"Shipped: {', '.join(shipped_models()) or 'none'}."
         )
-    return _load(folder, label)
+    model = _load(folder, label)
+    path = folder / INTERVALS
+    if not path.is_file():
+        return model
+    try:
+        return model.with_intervals(Intervals.from_tensors(load_file(path)))
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: damaged ({error}). Copy the model again, or delete this file.") from error
 
 
 def load_source(name: str | Path) -> Model:

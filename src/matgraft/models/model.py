@@ -22,6 +22,7 @@ from matgraft.data import Dataset, Label
 from matgraft.graphs import Batch, Graphs
 from matgraft.models.compiled import CompiledSchNet
 from matgraft.models.forces import derivatives
+from matgraft.models.intervals import Intervals
 from matgraft.models.predictor import Predictor
 from matgraft.models.process import GaussianProcess
 from matgraft.models.references import References
@@ -50,6 +51,7 @@ class Model(Predictor):
         Where the model comes from: data hash, exclusions, settings, errors, licence.
     process : GaussianProcess, optional
         On the network's features; its value, in label units per atom, is added.
+    intervals : Intervals, optional
     """
 
     network: SchNet
@@ -59,6 +61,7 @@ class Model(Predictor):
     species: frozenset[str]
     card: dict = field(default_factory=dict)
     process: GaussianProcess | None = None
+    intervals: Intervals | None = None
 
     @property
     def cutoff(self) -> float:
@@ -121,6 +124,7 @@ class Model(Predictor):
             "species": sorted(self.species),
             "card": self.card,
         }
+        self.save_intervals(folder)
         with tempfile.TemporaryDirectory(dir=folder) as partial:
             save_file(tensors, Path(partial) / WEIGHTS)
             (Path(partial) / CARD).write_text(json.dumps(card, indent=1) + "\n")

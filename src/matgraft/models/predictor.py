@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -14,12 +15,14 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
+from safetensors.torch import save_file
 
 from matgraft.data import Dataset, Label
 from matgraft.errors import InputError
 from matgraft.graphs import Graphs, graphs_of
 from matgraft.models.calculator import MatgraftCalculator
 from matgraft.models.forces import Forces
+from matgraft.models.intervals import Intervals
 from matgraft.models.references import References
 
 
@@ -37,12 +40,19 @@ class Prediction:
         Elements that no training structure of source or target contained: the value is a guess.
     unreferenced : list of tuple of str, length n
         Elements that no label of the target contained: their reference energy is a guess.
+    half_width : ndarray, shape (n,), optional
+        The label lies within so much of ``values`` with the probability that was asked for; None of a model
+        without intervals.
     """
 
     values: np.ndarray
     per_atom: np.ndarray
     unseen: list[tuple[str, ...]]
     unreferenced: list[tuple[str, ...]]
+    half_width: np.ndarray | None = None
+
+
+INTERVALS = "intervals.safetensors"
 
 
 class Predictor(ABC):
@@ -52,6 +62,7 @@ class Predictor(ABC):
     references: References
     species: frozenset[str]
     card: dict
+    intervals: Intervals | None
 
     @property
     @abstractmethod
@@ -61,6 +72,10 @@ class Predictor(ABC):
     @abstractmethod
     def per_atom(self, composition: np.ndarray, graphs: Graphs) -> np.ndarray:
         """Predictions per atom for structures of these compositions and graphs, shape (n,)."""
+
+    @abstractmethod
+    def features(self, graphs: Graphs) -> np.ndarray:
+        """Features that intervals rest on, shape (n, d)."""
 
     @abstractmethod
     def derivatives(self, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -86,7 +101,10 @@ class Predictor(ABC):
         return graphs_of(dataset, self.cutoff)
 
     def predict(
-        self, structures: Dataset | Atoms | Iterable[Atoms], graphs: Graphs | None = None
+        self,
+        structures: Dataset | Atoms | Iterable[Atoms],
+        graphs: Graphs | None = None,
+        coverage: float = 0.9,
     ) -> Prediction:
         """Predict structures.
 
@@ -95,6 +113,8 @@ class Predictor(ABC):
         structures : Dataset, Atoms or iterable of Atoms
         graphs : Graphs, optional
             Their graphs, if they are at hand.
+        coverage : float
+            Probability that an interval is to hold the label.
         """
         dataset = _dataset(structures)
         composition = dataset.composition()
@@ -105,6 +125,9 @@ class Predictor(ABC):
             per_atom=per_atom,
             unseen=self._unseen(composition),
             unreferenced=_elements(composition, self.references.missing),
+            half_width=None
+            if self.intervals is None
+            else self.intervals.half_width(composition, self.features(graphs), coverage),
         )
 
     def forces(self, structures: Dataset | Atoms | Iterable[Atoms]) -> Forces:
@@ -155,9 +178,28 @@ class Predictor(ABC):
         seen = [atomic_numbers[symbol] for symbol in self.species]
         return np.setdiff1d(np.arange(len(chemical_symbols)), seen)
 
+    def with_intervals(self, intervals: Intervals) -> Self:
+        """A copy that says how far off it may be."""
+        return replace(self, intervals=intervals)  # type: ignore[type-var]
+
+    def save_intervals(self, folder: Path) -> None:
+        """Write the intervals, if there are any, beside the model in ``folder``."""
+        path = folder / INTERVALS
+        if self.intervals is None:
+            path.unlink(missing_ok=True)
+            return
+        partial = folder / f".{INTERVALS}.{os.getpid()}"
+        save_file({k: v.contiguous() for k, v in self.intervals.tensors().items()}, partial)
+        os.replace(partial, path)
+
     def with_card(self, **entries) -> Self:
         """A copy whose card has more entries."""
         return replace(self, card={**self.card, **entries})  # type: ignore[type-var]
+
+
+def bounds(values: np.ndarray, half_width: np.ndarray) -> dict[str, np.ndarray]:
+    """Columns of a table: both ends of the intervals."""
+    return {"lower": values - half_width, "upper": values + half_width}
 
 
 def _dataset(structures: Dataset | Atoms | Iterable[Atoms]) -> Dataset:

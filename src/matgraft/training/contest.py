@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from matgraft.models.blend import Blend
+from matgraft.models.intervals import Intervals
 from matgraft.models.predictor import Predictor
+from matgraft.training.graft import Task
+from matgraft.training.intervals import calibrated
 from matgraft.training.portfolio import Bench, Candidate
 
 FOLDS = 5
@@ -223,7 +226,7 @@ def _blend(predictions: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def outcome(bench: Bench, held: Contest, seed: int) -> Predictor:
     """Fit those that won to all labels; several as a blend.
 
-    Its card tells the whole contest.
+    Its card tells the whole contest, and its intervals rest on the predictions of the folds.
     """
     models = [bench.fit(candidate, held.rows, seed) for candidate in held.weights]
     card = {
@@ -234,7 +237,16 @@ def outcome(bench: Bench, held: Contest, seed: int) -> Predictor:
         "reference": " + ".join(sorted({candidate.reference for candidate in held.weights})),
         "contest": told(bench, held),
     }
-    return Blend.of(models, list(held.weights.values()), card)
+    model = Blend.of(models, list(held.weights.values()), card)
+    return model.with_intervals(calibration(bench.task, model, held))
+
+
+def calibration(task: Task, model: Predictor, held: Contest) -> Intervals:
+    """Intervals of a model from the errors of the contest's folds."""
+    per_atom = np.abs(held.blended - held.truth)
+    errors = task.label.from_per_atom(per_atom, task.natoms[held.rows])
+    features = model.features(task.graphs)[held.rows]
+    return calibrated(task.composition[held.rows], features, errors, per_atom)
 
 
 def told(bench: Bench, held: Contest) -> dict:

@@ -1,0 +1,136 @@
+"""Intervals: how far off a prediction may be, by how far off it was for labels that had not been seen.
+
+Conformal prediction with normalised scores (Papadopoulos, Gammerman and Vovk 2008; Lei et al. 2018): the
+interval of a structure is a quantile of ``error / difficulty`` over the labels, each predicted without its
+own fold (cross-conformal, Vovk 2015), times the structure's own difficulty.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from scipy.spatial.distance import cdist
+
+from matgraft.models.process import GaussianProcess
+
+NEAREST = 3
+"""Neighbours whose mean distance says how far a structure is from the labels."""
+NEIGHBOURS, PRIOR = 10, 5.0
+"""Neighbours whose errors are averaged, and how many neighbours the overall average counts for."""
+STRANGE = 4.0
+"""Signals count up to so many standard deviations from what the labels show: nothing is known beyond."""
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """What was learned of errors; made by :func:`matgraft.training.intervals.calibrated`.
+
+    Attributes
+    ----------
+    features : ndarray of float32, shape (n, d)
+        Of the labelled structures.
+    errors : ndarray, shape (n,)
+        Their absolute errors per atom when they were not seen, the largest cut off.
+    counts : ndarray, shape (119,)
+        Labelled structures that contain each element.
+    centre, width : ndarray, shape (4,)
+        Mean and standard deviation of the signals; see :meth:`signals`.
+    process : GaussianProcess
+        From standardised signals to the logarithm of the difficulty.
+    level, power : float
+        Mean logarithm; and how strongly intervals follow the difficulty, 0 not at all.
+    scores : ndarray, shape (n,)
+        Error in label units over difficulty, ascending.
+    """
+
+    features: np.ndarray
+    errors: np.ndarray
+    counts: np.ndarray
+    centre: np.ndarray
+    width: np.ndarray
+    process: GaussianProcess
+    level: float
+    power: float
+    scores: np.ndarray
+
+    def half_width(self, composition: np.ndarray, features: np.ndarray, coverage: float = 0.9) -> np.ndarray:
+        """Half the width of the interval that holds the label with probability ``coverage``.
+
+        Parameters
+        ----------
+        composition : ndarray, shape (m, 119)
+        features : ndarray, shape (m, d)
+        coverage : float
+
+        Returns
+        -------
+        ndarray, shape (m,)
+            In label units, per cell if the label is. Infinite where so few labels cannot promise this much.
+        """
+        return conformal_quantile(self.scores, coverage) * self.difficulty(composition, features)
+
+    def difficulty(self, composition: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """Size of the error to be expected, in label units; shape (m,)."""
+        distances = cdist(features, self.features)
+        signals = signals_of(distances, self.errors, composition, self.counts)
+        standard = np.clip((signals - self.centre) / self.width, -STRANGE, STRANGE)
+        return np.exp(self.power * (self.level + self.process(standard)))
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Arrays by name, to be stored."""
+        arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "process"}
+        return {
+            name: torch.from_numpy(np.atleast_1d(array)) for name, array in arrays.items()
+        } | self.process.tensors()
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, torch.Tensor]) -> Intervals:
+        """What :meth:`tensors` gave."""
+        process = GaussianProcess.from_tensors(tensors)
+        if process is None:
+            raise KeyError("process")
+        arrays = {f.name: tensors[f.name].numpy() for f in fields(cls) if f.name != "process"}
+        level, power = (float(arrays.pop(name)[0]) for name in ("level", "power"))
+        return cls(**arrays, process=process, level=level, power=power)
+
+
+def signals_of(
+    distances: np.ndarray, errors: np.ndarray, composition: np.ndarray, counts: np.ndarray
+) -> np.ndarray:
+    """What warns of an error, shape (m, 4), as logarithms.
+
+    The distance to the nearest labels, the errors that the neighbours among them had, the number of atoms,
+    and how seldom the rarest element is among the labels.
+
+    Parameters
+    ----------
+    distances : ndarray, shape (m, n)
+        To the labelled structures, between features; infinite for one that must not be looked at.
+    errors : ndarray, shape (n,)
+    composition : ndarray, shape (m, 119)
+    counts : ndarray, shape (119,) or (m, 119)
+    """
+    nearest = np.sort(distances, axis=1)[:, :NEAREST].mean(axis=1)
+    around = np.argsort(distances, axis=1, kind="stable")[:, :NEIGHBOURS]
+    near = (errors[around].sum(axis=1) + PRIOR * errors.mean()) / (around.shape[1] + PRIOR)
+    rarest = np.where(composition > 0, counts, np.inf).min(axis=1)
+    floor = 1e-6 * max(float(errors.mean()), 1e-300)
+    return np.log(
+        np.stack(
+            [
+                np.maximum(nearest, 1e-6),
+                np.maximum(near, floor),
+                composition.sum(axis=1),
+                1.0 / np.maximum(rarest, 0.5),
+            ],
+            axis=1,
+        )
+    )
+
+
+def conformal_quantile(scores: np.ndarray, coverage: float) -> float:
+    """The smallest score that a new one stays below with probability ``coverage``; scores ascend."""
+    rank = int(np.ceil((len(scores) + 1) * coverage))
+    return float(scores[rank - 1]) if rank <= len(scores) else np.inf

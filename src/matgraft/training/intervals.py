@@ -1,0 +1,73 @@
+"""Calibrating intervals on predictions that labels had no part in."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.spatial.distance import cdist
+
+from matgraft.models.intervals import Intervals, conformal_quantile, signals_of
+from matgraft.models.process import GaussianProcess, matern
+
+_LENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0)
+_AMPLITUDES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+_POWERS = np.arange(0.0, 1.51, 0.1)
+_COVERAGE = 0.9
+"""How strongly intervals follow the difficulty is chosen so that these are narrowest on average."""
+_FLOOR = 0.1
+_CUT = 0.9
+"""Logarithms of errors end at a tenth of the median, and no neighbour's error counts for more than the ninth
+decile: otherwise single lucky hits and single outliers would rule."""
+
+
+def calibrated(
+    composition: np.ndarray, features: np.ndarray, errors: np.ndarray, per_atom: np.ndarray
+) -> Intervals:
+    """Learn from errors where more of them are to be expected.
+
+    Parameters
+    ----------
+    composition : ndarray, shape (n, 119)
+        Of labelled structures.
+    features : ndarray, shape (n, d)
+        Of the predictor's network.
+    errors, per_atom : ndarray, shape (n,)
+        Absolute errors of predictions by fits without the structure: in label units, and per atom.
+    """
+    features = features.astype(np.float32)
+    counts = (composition > 0).sum(axis=0).astype(float)
+    cut = np.minimum(per_atom, np.quantile(per_atom, _CUT))
+    distances = cdist(features, features)
+    np.fill_diagonal(distances, np.inf)
+    # As for a structure that is not among the labels.
+    signals = signals_of(distances, cut, composition, counts - (composition > 0))
+    centre, width = signals.mean(axis=0), signals.std(axis=0)
+    width = np.where(width > 1e-9, width, 1.0)
+    standard = (signals - centre) / width
+    logarithm = np.log(errors + max(_FLOOR * float(np.median(errors)), 1e-12))
+    level = float(logarithm.mean())
+    process, left_out = _smooth(standard, logarithm - level)
+    expected = level + left_out
+    power = min(_POWERS, key=lambda p: _mean_width(errors, np.exp(p * expected)))
+    scores = np.sort(errors / np.exp(power * expected))
+    return Intervals(features, cut, counts, centre, width, process, level, float(power), scores)
+
+
+def _mean_width(errors: np.ndarray, difficulty: np.ndarray) -> float:
+    return conformal_quantile(np.sort(errors / difficulty), _COVERAGE) * float(difficulty.mean())
+
+
+def _smooth(points: np.ndarray, values: np.ndarray) -> tuple[GaussianProcess, np.ndarray]:
+    """A Gaussian process with the least squared error in leave-one-out prediction, and these predictions."""
+    distances = cdist(points, points)
+    best = np.inf
+    for length in _LENGTHS:
+        kernel = matern(distances / length)
+        for amplitude in _AMPLITUDES:
+            inverse = np.linalg.inv(amplitude * kernel + np.eye(len(values)))
+            weights = inverse @ values
+            left_out = weights / np.diag(inverse)
+            if (error := float((left_out**2).mean())) < best:
+                best, chosen = error, (length, amplitude * weights, values - left_out)
+    length, weights, predictions = chosen
+    inverse_length = np.full(points.shape[1], 1.0 / length, dtype=np.float32)
+    return GaussianProcess(points.astype(np.float32), inverse_length, weights), predictions

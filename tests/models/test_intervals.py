@@ -1,0 +1,113 @@
+"""Intervals: they hold what they promise, follow the difficulty, and are saved."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import SMALL, seeded
+
+from matgraft.data import Label
+from matgraft.errors import InputError
+from matgraft.models.blend import Blend
+from matgraft.models.files import load_model
+from matgraft.models.intervals import Intervals, conformal_quantile
+from matgraft.models.model import Model
+from matgraft.models.references import References
+from matgraft.training.intervals import calibrated
+
+SPECIES = frozenset({"O", "Ti", "V", "Fe"})
+
+
+def problem(n: int, seed: int, spread: float = 30.0):
+    """Structures whose errors grow along one feature, up to ``spread``-fold."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(n, 3))
+    composition = np.zeros((n, 119))
+    composition[:, 8], composition[:, 22] = rng.integers(1, 9, n), rng.integers(1, 5, n)
+    size = 0.05 * spread ** np.clip((features[:, 0] + 2) / 4, 0, 1)
+    per_atom = np.abs(rng.normal(0, size))
+    return composition, features, per_atom * composition.sum(axis=1), per_atom
+
+
+@pytest.fixture(scope="module")
+def intervals() -> Intervals:
+    return calibrated(*problem(300, 0))
+
+
+def test_they_hold_what_they_promise():
+    held = []
+    for seed in range(12):
+        composition, features, errors, _ = problem(400, 100 + seed)
+        found = calibrated(*problem(200, seed))
+        held.append((errors <= found.half_width(composition, features, 0.9)).mean())
+    assert np.mean(held) == pytest.approx(0.9, abs=0.025)
+
+
+def test_they_are_narrower_than_equal_ones_and_wide_where_errors_are(intervals):
+    composition, features, errors, _ = problem(1000, 1)
+    half_width = intervals.half_width(composition, features)
+    assert half_width.mean() < 0.85 * np.quantile(errors, 0.9)
+    hard, easy = features[:, 0] > 1, features[:, 0] < -1
+    assert half_width[hard].mean() > 2 * half_width[easy].mean()
+
+
+def test_they_stay_finite_for_the_strangest_structures(intervals):
+    composition, features, *_ = problem(50, 2)
+    near = intervals.difficulty(composition, features)
+    assert (intervals.difficulty(composition, 1e6 * features) <= 1e3 * near.max()).all()
+    other = composition.copy()
+    other[:, 22], other[:, 26] = 0, composition[:, 22]
+    assert np.isfinite(intervals.difficulty(other, features)).all()
+
+
+@given(st.integers(1, 60), st.floats(0.05, 0.95))
+@settings(max_examples=50, deadline=None)
+def test_the_quantile_is_that_of_conformal_prediction(n, coverage):
+    scores = np.sort(np.random.default_rng(n).random(n))
+    found = conformal_quantile(scores, coverage)
+    rank = np.ceil((n + 1) * coverage)
+    assert np.isinf(found) if rank > n else (scores <= found).sum() == rank
+
+
+def test_without_structure_in_the_errors_all_are_equally_wide():
+    composition, features, *_ = problem(60, 3)
+    same = calibrated(composition, features, np.full(60, 0.3), np.full(60, 0.1))
+    np.testing.assert_allclose(same.half_width(composition, features), 0.3, rtol=1e-6)
+
+
+@pytest.fixture
+def model(crystals):
+    plain = Model(
+        seeded(SMALL, 0), Label("energy"), References.given(dict.fromkeys(SPECIES, -5.0)), 0.5, SPECIES
+    )
+    per_atom = np.abs(np.random.default_rng(0).normal(0, 0.1, len(crystals)))
+    features = plain.features(plain.graphs(crystals))
+    found = calibrated(crystals.composition(), features, per_atom * crystals.natoms, per_atom)
+    return plain.with_intervals(found)
+
+
+def test_saved_and_loaded(model, crystals, tmp_path):
+    for predictor in (model, Blend((model, model), (0.5, 0.5), {}, model.intervals)):
+        loaded = load_model(predictor.save(tmp_path / type(predictor).__name__))
+        before, after = predictor.predict(crystals, coverage=0.8), loaded.predict(crystals, coverage=0.8)
+        np.testing.assert_array_equal(after.half_width, before.half_width)
+        assert (before.half_width < predictor.predict(crystals, coverage=0.95).half_width).all()
+    replace(model, intervals=None).save(tmp_path / "Model")
+    assert load_model(tmp_path / "Model").predict(crystals).half_width is None
+
+
+def test_a_structure_gets_the_same_interval_alone_and_among_others(model, crystals):
+    together = model.predict(crystals).half_width
+    alone = [model.predict(crystals.atoms(k)).half_width[0] for k in range(0, 60, 9)]
+    np.testing.assert_array_equal(together[::9], alone)
+
+
+def test_damaged(model, tmp_path):
+    folder = model.save(tmp_path / "model")
+    (folder / "intervals.safetensors").write_bytes(b"nothing")
+    with pytest.raises(InputError, match=r"intervals\.safetensors: damaged"):
+        load_model(folder)
