@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mapie.regression import CrossConformalRegressor
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import KFold, cross_val_predict
 from small import SMALL, seeded
 
 from matgraft.data import Label
@@ -71,6 +74,20 @@ def test_the_quantile_is_that_of_conformal_prediction(n, coverage):
     found = conformal_quantile(scores, coverage)
     rank = np.ceil((n + 1) * coverage)
     assert np.isinf(found) if rank > n else (scores <= found).sum() == rank
+
+
+def test_equal_intervals_are_those_of_mapie():
+    """Errors of five folds and a model fitted to everything: the method that MAPIE calls base."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(83, 4))
+    y = x @ [1.0, -2.0, 0.5, 0.0] + rng.standard_t(3, 83)
+    folds = KFold(5)
+    theirs = CrossConformalRegressor(Ridge(), confidence_level=0.9, method="base", cv=folds)
+    theirs.fit_conformalize(x, y)
+    _, ends = theirs.predict_interval(x[:7])
+    errors = np.abs(y - cross_val_predict(Ridge(), x, y, cv=folds))
+    expected = conformal_quantile(np.sort(errors), 0.9)
+    np.testing.assert_allclose((ends[:, 1, 0] - ends[:, 0, 0]) / 2, expected, rtol=1e-6)
 
 
 def test_without_structure_in_the_errors_all_are_equally_wide():

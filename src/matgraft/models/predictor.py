@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ase import Atoms
@@ -51,6 +51,9 @@ class Prediction:
     unreferenced: list[tuple[str, ...]]
     half_width: np.ndarray | None = None
 
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 INTERVALS = "intervals.safetensors"
 
