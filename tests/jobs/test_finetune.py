@@ -190,6 +190,19 @@ def test_an_interrupted_contest_goes_on(salts, source, cheap, tmp_path, monkeypa
     assert fitted == kept[:1]
 
 
+def test_a_wrong_label_is_listed(crystals, source, cheap, tmp_path, caplog):
+    energies = crystals.values("energy").copy()
+    energies[5] *= 27.2
+    wrong = crystals.with_label("energy", energies)
+    (tmp_path / "val.txt").write_text("\n".join(crystals.ids[50:]))
+    options = {"source": source, "val": str(tmp_path / "val.txt"), "workers": 1}
+    run_finetune(wrong, "energy", tmp_path / "out", **options)
+    rows = read_predictions(tmp_path / "out" / "suspects.csv")
+    assert rows[0]["id"] == "salt-5"
+    assert float(rows[0]["error_in_ninth_deciles"]) > 5
+    assert "salt-5" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

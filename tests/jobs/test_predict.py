@@ -22,6 +22,7 @@ from matgraft.models.files import load_model
 from matgraft.models.model import Model
 from matgraft.models.references import References
 from matgraft.models.schnet import SchNet
+from matgraft.training.intervals import calibrated
 
 
 def model_of(seed):
@@ -79,6 +80,23 @@ def test_predictions_csv(salts, source, tmp_path):
     assert [row["formula"] for row in rows] == dataset.formulas.tolist()
     assert (done.n, done.skipped, done.skipped_list) == (60, 0, None)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["p.csv"]
+
+
+def test_a_model_with_intervals_says_how_far_off_it_may_be(crystals, salts, tmp_path):
+    model = model_of(0)
+    features = model.features(model.graphs(crystals))
+    per_atom = np.linspace(0.01, 0.2, len(crystals))
+    found = calibrated(crystals.composition(), features, per_atom * crystals.natoms, per_atom)
+    model = model.with_intervals(found)
+    predict(model, [salts], tmp_path / "p.csv")
+    rows = lines(tmp_path / "p.csv")
+    prediction = model.predict(crystals)
+    lower, upper, strange = (
+        np.array([float(row[k]) for row in rows]) for k in ("lower", "upper", "strangeness")
+    )
+    np.testing.assert_allclose((upper - lower) / 2, prediction.half_width)
+    np.testing.assert_allclose((upper + lower) / 2, prediction.values)
+    np.testing.assert_array_equal(strange, prediction.strangeness)
 
 
 def test_unseen_species_are_marked_and_warned_about(source, tmp_path, caplog):

@@ -128,3 +128,12 @@ def test_damaged(model, tmp_path):
     (folder / "intervals.safetensors").write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"intervals\.safetensors: damaged"):
         load_model(folder)
+
+
+def test_strange_is_what_is_far_from_all_labels(intervals):
+    _, features, *_ = problem(500, 4)
+    inside = intervals.strangeness(features)
+    assert (inside > 1).mean() == pytest.approx(0.1, abs=0.05)
+    far = intervals.strangeness(features + 20)
+    assert (far > 1).all()
+    assert np.median(far) > 5 * np.median(inside)

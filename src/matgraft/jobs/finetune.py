@@ -28,7 +28,7 @@ from matgraft.models.predictor import Predictor, bounds
 from matgraft.models.references import References
 from matgraft.models.schnet import ARCHITECTURES
 from matgraft.progress import Progress
-from matgraft.training.contest import outcome
+from matgraft.training.contest import Contest, outcome
 from matgraft.training.forest import composition_forest
 from matgraft.training.graft import (
     REFERENCE_MODES,
@@ -59,6 +59,8 @@ TITLES = {
 
 
 AUTO = "auto"
+SUSPECT = 5.0
+"""Labels are listed that are so many times farther off than nine in ten."""
 SOURCES = ("mp-schnet", "mp-schnet-total-energy")
 """Sources of a contest, unless others are named; the first is that of a single recipe."""
 
@@ -288,6 +290,7 @@ def run_finetune(
         grouping = None if group is None else groups(dataset, group)  # type: ignore[arg-type]
         held = run_contest(bench, train_rows, seed, out / "contest", workers, grouping)
         model = outcome(bench, held, seed)
+        _list_suspects(out / "suspects.csv", dataset, held)
     elif chosen.recipe is not None:
         model = train(
             recipe,
@@ -344,6 +347,30 @@ def interval_scores(error: np.ndarray, half_width: np.ndarray, coverage: float =
         "mean_half_width": float(half_width.mean()),
         "median_half_width": float(np.median(half_width)),
     }
+
+
+def _list_suspects(path: Path, dataset: Dataset, held: Contest) -> None:
+    """Labelled structures that are off by far more than most: a wrong unit, cell or label, or a rarity."""
+    error = held.blended - held.truth
+    usual = float(np.quantile(np.abs(error), 0.9))
+    far = np.flatnonzero(np.abs(error) > SUSPECT * usual)
+    far = far[np.argsort(-np.abs(error[far]))]
+    path.unlink(missing_ok=True)
+    if not len(far):
+        return
+    columns = zip(
+        dataset.ids[held.rows[far]].tolist(),
+        held.truth[far].tolist(),
+        held.blended[far].tolist(),
+        (np.abs(error[far]) / usual).tolist(),
+        strict=True,
+    )
+    header = ("id", "label_per_atom", "predicted_per_atom", "error_in_ninth_deciles")
+    write_csv(path, header, columns)
+    log.warning(
+        "%d of %d training labels are off by more than %g times what nine in ten stay below, first %s: "
+        "look at them (%s)", len(far), len(error), SUSPECT, dataset.ids[held.rows[far[0]]], path,
+    )  # fmt: skip
 
 
 def _write(

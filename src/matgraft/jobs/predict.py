@@ -110,6 +110,7 @@ def predict(
             "model": {
                 "weights": predictor.content_hash(),
                 **predictor.description(),
+                "intervals": None if predictor.intervals is None else predictor.intervals.content_hash(),
                 "label": asdict(predictor.label),
                 "species": sorted(predictor.species),
             },
@@ -158,14 +159,15 @@ def predict(
 class Results:
     """Predictions of some structures as flat arrays, one entry per structure.
 
-    ``half_width`` is NaN for a model without intervals. ``unseen`` and ``unreferenced`` hold elements with
-    spaces between them; ``skipped`` has shape (n_skipped, 3): file, id and reason.
+    ``half_width`` and ``strangeness`` are NaN for a model without intervals. ``unseen`` and ``unreferenced``
+    hold elements with spaces between them; ``skipped`` has shape (n_skipped, 3): file, id and reason.
     """
 
     ids: np.ndarray
     values: np.ndarray
     per_atom: np.ndarray
     half_width: np.ndarray
+    strangeness: np.ndarray
     formulas: np.ndarray
     unseen: np.ndarray
     unreferenced: np.ndarray
@@ -273,12 +275,24 @@ def _predict_chunk(model: Predictor, chunk: Chunk) -> Results:
         ids=dataset.ids,
         values=prediction.values,
         per_atom=prediction.per_atom,
-        half_width=np.full(len(dataset), np.nan) if prediction.half_width is None else prediction.half_width,
+        half_width=_or_nan(prediction.half_width, len(dataset)),
+        strangeness=_or_nan(prediction.strangeness, len(dataset)),
         formulas=dataset.formulas.astype(str),
         unseen=np.asarray([" ".join(symbols) for symbols in prediction.unseen], dtype=str),
         unreferenced=np.asarray([" ".join(symbols) for symbols in prediction.unreferenced], dtype=str),
         skipped=np.asarray(skipped, dtype=str).reshape(-1, 3),
     )
+
+
+def _uncertainty(results: Results) -> dict[str, np.ndarray]:
+    """Columns that a model with intervals adds."""
+    if np.isnan(results.half_width).all():
+        return {}
+    return {**bounds(results.values, results.half_width), "strangeness": results.strangeness}
+
+
+def _or_nan(values: np.ndarray | None, n: int) -> np.ndarray:
+    return np.full(n, np.nan) if values is None else values
 
 
 def _require_sound(results: Results, known: set[str]) -> None:
@@ -319,7 +333,7 @@ def _write(out: Path, results: Results, unit: str, sort: str, descending: bool, 
         "unit": np.full(len(results.ids), unit),
         "formula": results.formulas,
         "per_atom": results.per_atom,
-        **({} if np.isnan(results.half_width).all() else bounds(results.values, results.half_width)),
+        **_uncertainty(results),
         "unseen_species": results.unseen,
         "unreferenced_species": results.unreferenced,
     }

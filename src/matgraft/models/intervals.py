@@ -7,7 +7,9 @@ own fold (cross-conformal, Vovk 2015), times the structure's own difficulty.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +45,8 @@ class Intervals:
         Mean logarithm; and how strongly intervals follow the difficulty, 0 not at all.
     scores : ndarray, shape (n,)
         Error in label units over difficulty, ascending.
+    reach : float
+        Nine in ten labelled structures are nearer than this to the nearest others.
     """
 
     features: np.ndarray
@@ -54,6 +58,7 @@ class Intervals:
     level: float
     power: float
     scores: np.ndarray
+    reach: float
 
     def half_width(self, composition: np.ndarray, features: np.ndarray, coverage: float = 0.9) -> np.ndarray:
         """Half the width of the interval that holds the label with probability ``coverage``.
@@ -78,6 +83,10 @@ class Intervals:
         standard = np.clip((signals - self.centre) / self.width, -STRANGE, STRANGE)
         return np.exp(self.power * (self.level + self.process(standard)))
 
+    def strangeness(self, features: np.ndarray) -> np.ndarray:
+        """Distance to the nearest labels in units of :attr:`reach`, shape (m,); above 1 is outside."""
+        return _nearest(cdist(features, self.features)) / self.reach
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """Arrays by name, to be stored."""
         arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "process"}
@@ -85,15 +94,23 @@ class Intervals:
             name: torch.from_numpy(np.atleast_1d(array)) for name, array in arrays.items()
         } | self.process.tensors()
 
+    def content_hash(self) -> str:
+        """SHA-256 of everything that decides an interval."""
+        digest = hashlib.sha256()
+        for tensor in self.tensors().values():
+            digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()
+
     @classmethod
     def from_tensors(cls, tensors: dict[str, torch.Tensor]) -> Intervals:
         """What :meth:`tensors` gave."""
         process = GaussianProcess.from_tensors(tensors)
         if process is None:
             raise KeyError("process")
-        arrays = {f.name: tensors[f.name].numpy() for f in fields(cls) if f.name != "process"}
-        level, power = (float(arrays.pop(name)[0]) for name in ("level", "power"))
-        return cls(**arrays, process=process, level=level, power=power)
+        arrays: dict[str, Any] = {f.name: tensors[f.name].numpy() for f in fields(cls) if f.name != "process"}
+        for name in ("level", "power", "reach"):
+            arrays[name] = float(arrays[name][0])
+        return cls(**arrays, process=process)
 
 
 def signals_of(
@@ -112,7 +129,6 @@ def signals_of(
     composition : ndarray, shape (m, 119)
     counts : ndarray, shape (119,) or (m, 119)
     """
-    nearest = np.sort(distances, axis=1)[:, :NEAREST].mean(axis=1)
     around = np.argsort(distances, axis=1, kind="stable")[:, :NEIGHBOURS]
     near = (errors[around].sum(axis=1) + PRIOR * errors.mean()) / (around.shape[1] + PRIOR)
     rarest = np.where(composition > 0, counts, np.inf).min(axis=1)
@@ -120,7 +136,7 @@ def signals_of(
     return np.log(
         np.stack(
             [
-                np.maximum(nearest, 1e-6),
+                np.maximum(_nearest(distances), 1e-6),
                 np.maximum(near, floor),
                 composition.sum(axis=1),
                 1.0 / np.maximum(rarest, 0.5),
@@ -128,6 +144,10 @@ def signals_of(
             axis=1,
         )
     )
+
+
+def _nearest(distances: np.ndarray) -> np.ndarray:
+    return np.sort(distances, axis=1)[:, :NEAREST].mean(axis=1)
 
 
 def conformal_quantile(scores: np.ndarray, coverage: float) -> float:

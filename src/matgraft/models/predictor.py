@@ -43,6 +43,9 @@ class Prediction:
     half_width : ndarray, shape (n,), optional
         The label lies within so much of ``values`` with the probability that was asked for; None of a model
         without intervals.
+    strangeness : ndarray, shape (n,), optional
+        How far a structure is from the labels; above 1, farther than nine in ten of them from one another.
+        Its interval then rests on little.
     """
 
     values: np.ndarray
@@ -50,6 +53,7 @@ class Prediction:
     unseen: list[tuple[str, ...]]
     unreferenced: list[tuple[str, ...]]
     half_width: np.ndarray | None = None
+    strangeness: np.ndarray | None = None
 
 
 if TYPE_CHECKING:
@@ -123,14 +127,19 @@ class Predictor(ABC):
         composition = dataset.composition()
         graphs = graphs if graphs is not None else self.graphs(dataset)
         per_atom = self.per_atom(composition, graphs)
-        return Prediction(
+        prediction = Prediction(
             values=self.label.from_per_atom(per_atom, dataset.natoms),
             per_atom=per_atom,
             unseen=self._unseen(composition),
             unreferenced=_elements(composition, self.references.missing),
-            half_width=None
-            if self.intervals is None
-            else self.intervals.half_width(composition, self.features(graphs), coverage),
+        )
+        if self.intervals is None:
+            return prediction
+        features = self.features(graphs)
+        return replace(
+            prediction,
+            half_width=self.intervals.half_width(composition, features, coverage),
+            strangeness=self.intervals.strangeness(features),
         )
 
     def forces(self, structures: Dataset | Atoms | Iterable[Atoms]) -> Forces:

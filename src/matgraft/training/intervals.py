@@ -13,6 +13,7 @@ _AMPLITUDES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _POWERS = np.arange(0.0, 1.51, 0.1)
 _COVERAGE = 0.9
 """How strongly intervals follow the difficulty is chosen so that these are narrowest on average."""
+_NEAR = 0.9
 _FLOOR = 0.1
 _CUT = 0.9
 """Logarithms of errors end at a tenth of the median, and no neighbour's error counts for more than the ninth
@@ -49,7 +50,8 @@ def calibrated(
     expected = level + left_out
     power = min(_POWERS, key=lambda p: _mean_width(errors, np.exp(p * expected)))
     scores = np.sort(errors / np.exp(power * expected))
-    return Intervals(features, cut, counts, centre, width, process, level, float(power), scores)
+    reach = max(float(np.exp(np.quantile(signals[:, 0], _NEAR))), 1e-6)
+    return Intervals(features, cut, counts, centre, width, process, level, float(power), scores, reach)
 
 
 def _mean_width(errors: np.ndarray, difficulty: np.ndarray) -> float:
