@@ -209,12 +209,13 @@ def test_a_wrong_label_is_listed(crystals, source, cheap, tmp_path, caplog):
         ({"reference": "residual"}, "brings settings and references of its own"),
         ({"preset": "paper"}, "brings settings and references of its own"),
         ({"recipe": "process", "source": None}, "needs a source model"),
+        ({"val": "50"}, "10 labelled structures are too few for a contest"),
         ({"recipe": "tl1", "source": "mp-schnet,mp-schnet-multi"}, "starts from one source"),
     ],
 )
 def test_what_does_not_go_with_a_contest(salts, tmp_path, options, message):
     with pytest.raises(InputError, match=message):
-        run_finetune(salts, "energy", tmp_path / "out", val="12", **options)
+        run_finetune(salts, "energy", tmp_path / "out", **{"val": "12", **options})
     assert not (tmp_path / "out").exists()
 
 

@@ -95,6 +95,15 @@ def test_networks_of_a_hopeless_source_or_reference_do_not_start():
     assert {one.reference for one in starters} == {"labels"}
 
 
+def test_networks_learn_what_is_no_energy_without_references(bench):
+    label = Label("bulk_modulus", "GPa", "intensive")
+    intensive = replace(bench, task=replace(bench.task, label=label), portfolio=PORTFOLIO)
+    networks = [one for one in intensive.candidates() if one.kind == "network"]
+    assert {one.reference for one in networks} == {"none", "residual"}
+    cheap = {one: 1.0 for one in intensive.candidates() if one.kind != "network"}
+    assert {one.reference for one in module._starters(intensive.candidates(), cheap)} == {"none", "residual"}
+
+
 def test_blends_where_errors_cancel_and_not_where_one_is_best():
     rng = np.random.default_rng(0)
     truth, folds = rng.normal(size=200), np.arange(200) % 5

@@ -35,7 +35,7 @@ from matgraft.jobs.pool import finished, pool
 from matgraft.models.files import load_source
 from matgraft.models.schnet import ARCHITECTURES
 from matgraft.progress import Progress
-from matgraft.training.contest import contest, outcome
+from matgraft.training.contest import contest, outcome, require_enough
 from matgraft.training.graft import REFERENCE_MODES, Task, check_request, finetune
 from matgraft.training.portfolio import PORTFOLIO, Bench, Candidate
 from matgraft.training.recipe import Recipe
@@ -142,6 +142,8 @@ def plan(
             )
         scheme = SCHEMES.get(name) or SCHEMES[named_recipe(name, preset, "auto").scheme or "direct"]
         check_request(min(sizes), scheme, mode or "auto", source is not None)
+        if name == AUTO:
+            require_enough(min(sizes))
     if arch not in ARCHITECTURES:
         raise InputError(f"no architecture named {arch!r}; there are {', '.join(ARCHITECTURES)}.")
     parent = None if source is None else load_source(source)

@@ -28,7 +28,7 @@ from matgraft.models.predictor import Predictor, bounds
 from matgraft.models.references import References
 from matgraft.models.schnet import ARCHITECTURES
 from matgraft.progress import Progress
-from matgraft.training.contest import Contest, outcome
+from matgraft.training.contest import Contest, outcome, require_enough
 from matgraft.training.forest import composition_forest
 from matgraft.training.graft import (
     REFERENCE_MODES,
@@ -247,6 +247,8 @@ def run_finetune(
     dataset, train_rows, val_rows = validation_split(dataset, val, group, seed, target)
     scheme = SCHEMES[chosen.scheme or "direct"]
     check_request(len(train_rows), scheme, references, parent is not None)
+    if recipe == AUTO:
+        require_enough(len(train_rows))
     cutoff = parent.cutoff if parent else ARCHITECTURES[arch].cutoff
     if parent is not None and ARCHITECTURES[arch].cutoff != cutoff:
         raise InputError(f"{source}: its cutoff of {cutoff} A is not that of {arch}.")

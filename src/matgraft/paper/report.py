@@ -36,10 +36,10 @@ RECIPE_NOTES = (
     "The published recipe: Adam at 1e-4, times 0.8 after 25 epochs without a lower training loss down to "
     "1e-6, L2 of 1e-3, at most 1000 epochs, the epoch chosen on a tenth of the training set; reference "
     "energies fitted to the labels alone; source of formation energies with the study's network. Our "
-    "recipe: the settings of matgraft finetune --recipe direct, tl1, tl2, tl3 and process (a Gaussian process "
-    "on the source's features), and auto, its default, which holds a contest of these and others on the training "
-    "labels alone; reference energies fitted to what the source does not know, drawn to the source's own as "
-    "cross-validation says; source of total energies, the target's own level of theory."
+    "recipe: the settings of matgraft finetune --recipe direct, tl1, tl2, tl3 and process (a Gaussian "
+    "process on the source's features), and auto, its default, which holds a contest of these and others on "
+    "the training labels alone; reference energies fitted to what the source does not know, drawn to the "
+    "source's own as cross-validation says; source of total energies, the target's own level of theory."
 )
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto; }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from matgraft.errors import InputError
 from matgraft.models.blend import Blend
 from matgraft.models.intervals import Intervals
 from matgraft.models.predictor import Predictor
@@ -24,6 +25,8 @@ BAD = 1.4
 labels, on residuals) whose best cheap candidate is so much worse than that of the other kind do not start."""
 GAIN = 0.01
 """A blend is taken if cross-validation promises at least this improvement over the best single candidate."""
+LEAST = 13
+"""Labels that a contest needs, for a network needs ten of them without a fold."""
 _STEPS = 20
 _LEAST_WEIGHT = 0.1
 
@@ -93,7 +96,13 @@ def contest(
         Default: one piece of work after the other, in this process.
     groups : ndarray, shape (n_structures,), optional
         Each is kept in one fold, as new structures will be of other groups.
+
+    Raises
+    ------
+    InputError
+        Too few labels.
     """
+    require_enough(len(rows))
     run = run or (lambda works: ((work, predicted(bench, work, seed)) for work in works))
     folds = _folds(rows, seed, None if groups is None else groups[rows])
     truth = bench.task.per_atom[rows]
@@ -126,6 +135,15 @@ def contest(
     )
 
 
+def require_enough(n: int) -> None:
+    """Raise InputError if ``n`` labels are too few for a contest."""
+    if n < LEAST:
+        raise InputError(
+            f"{n} labelled structures are too few for a contest, which needs {LEAST}; name one --recipe, "
+            "such as residual or process."
+        )
+
+
 def predicted(bench: Bench, work: Work, seed: int) -> np.ndarray:
     """Fit a candidate without a fold and predict the fold, per atom."""
     model = bench.fit(work.candidate, work.rest, seed)
@@ -150,27 +168,24 @@ def _folds(rows: np.ndarray, seed: int, groups: np.ndarray | None) -> np.ndarray
 def _starters(everyone: Sequence[Candidate], cheap: dict[Candidate, float]) -> list[Candidate]:
     """Networks that are worth training, by what the cheap candidates of their source achieved."""
 
-    def best(source: int | None, references: str | None = None) -> float:
+    def best(source: int, residual: bool | None = None) -> float:
         chosen = (
             error
             for one, error in cheap.items()
-            if one.source == source and references in (None, one.reference)
+            if one.source == source and residual in (None, one.reference == "residual")
         )
         return min(chosen, default=np.inf)
 
     least = min((best(one.source) for one in everyone if one.source is not None), default=np.inf)
-    return [
-        one
-        for one in everyone
-        if one.kind == "network"
-        and (
-            one.source is None
-            or (
-                best(one.source) <= RIVAL * least
-                and best(one.source, one.reference) <= BAD * best(one.source)
-            )
-        )
-    ]
+
+    def starts(one: Candidate) -> bool:
+        if one.source is None:
+            return True
+        of_source = best(one.source)
+        of_kind = best(one.source, one.reference == "residual")
+        return of_source <= RIVAL * least and of_kind <= BAD * of_source
+
+    return [one for one in everyone if one.kind == "network" and starts(one)]
 
 
 def _still_racing(
@@ -273,7 +288,4 @@ def told(bench: Bench, held: Contest) -> dict:
             }
         )
     candidates.sort(key=lambda row: (-row["folds"], row["error_per_atom"]))
-    return {
-        "error_per_atom": held.blended_error,
-        "candidates": candidates,
-    }
+    return {"error_per_atom": held.blended_error, "candidates": candidates}
