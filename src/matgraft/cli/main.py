@@ -137,6 +137,8 @@ def finetune(
     recipe: Annotated[
         str,
         typer.Option(
+            "--recipe",
+            "--scheme",
             help="auto (a contest on your labels), direct, tl1 (all moves), tl2 (embedding frozen), tl3 "
             "(output only), staged, process (Gaussian process), or another candidate of the contest."
         ),
