@@ -140,7 +140,7 @@ def finetune(
             "--recipe",
             "--scheme",
             help="auto (a contest on your labels), direct, tl1 (all moves), tl2 (embedding frozen), tl3 "
-            "(output only), staged, process (Gaussian process), or another candidate of the contest."
+            "(output only), staged, process (Gaussian process), or another candidate of the contest.",
         ),
     ] = "auto",
     reference: Annotated[

@@ -16,6 +16,8 @@ from matgraft.training.intervals import calibrated
 from matgraft.training.portfolio import Bench, Candidate
 
 FOLDS = 5
+ROUNDS = ((0,), (1,), (2, 3, 4))
+"""Folds that networks do before the hopeless ones are dropped."""
 RIVAL = 1.15
 """Networks start from a source whose best cheap candidate is within this factor of the best of all."""
 HOPELESS = 1.1, 2.0, 40
@@ -108,11 +110,12 @@ def contest(
     truth = bench.task.per_atom[rows]
     found: dict[Candidate, np.ndarray] = {}
 
-    def go(candidates: Iterable[Candidate], some: Iterable[int]) -> None:
+    def go(candidates: Sequence[Candidate], some: Iterable[int]) -> None:
+        # The costly ones, last in the portfolio, come first: no process then waits for another for long.
         works = [
             Work(candidate, fold, rows[folds != fold], rows[folds == fold])
+            for candidate in reversed(candidates)
             for fold in some
-            for candidate in candidates
         ]
         for work, values in run(works):
             found.setdefault(work.candidate, np.full(len(rows), np.nan))[folds == work.fold] = values
@@ -124,8 +127,8 @@ def contest(
     cheap = [one for one in everyone if one.kind != "network"]
     go(cheap, range(FOLDS))
     racing = _starters(everyone, {one: float(errors(one).mean()) for one in cheap})
-    for fold in range(FOLDS):
-        go(racing, [fold])
+    for some in ROUNDS:
+        go(racing, some)
         racing = _still_racing(racing, cheap, errors)
     finished = [*cheap, *racing]
     table = np.stack([errors(one) for one in finished])
