@@ -75,7 +75,7 @@ PORTFOLIO = (
     _network("tl1-labels-long", "the source's weights on another scale, for long", "tl1", "labels", LONG),
     _network("direct", "a network from random weights, without the source", "direct", "labels", DIRECT),
 )
-"""From the cheapest to the most costly. TL2 is not among them, because it cannot be told from TL1 (see docs/paper.md)."""
+"""From the cheapest to the most costly. TL2 is not among them: it cannot be told from TL1 (results/paper)."""
 
 CHEAP = tuple(one for one in PORTFOLIO if one.kind != "network")
 
