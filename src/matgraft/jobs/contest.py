@@ -12,9 +12,11 @@ import numpy as np
 from matgraft.evaluation.tables import Table, number
 from matgraft.jobs.folder import write_json
 from matgraft.jobs.pool import finished, pool
+from matgraft.models.model import Model
+from matgraft.models.predictor import Predictor
 from matgraft.progress import Progress
-from matgraft.training.contest import FOLDS, Contest, Work, contest, predicted
-from matgraft.training.portfolio import Bench
+from matgraft.training.contest import FOLDS, Contest, Work, contest, outcome, predicted
+from matgraft.training.portfolio import Bench, Candidate
 
 
 def run_contest(
@@ -24,11 +26,13 @@ def run_contest(
     folder: Path,
     workers: int | None = None,
     groups: np.ndarray | None = None,
-) -> Contest:
-    """:func:`matgraft.training.contest.contest` with every fit kept in ``folder`` at once.
+) -> tuple[Contest, Predictor]:
+    """A contest and its outcome, with every fit of a fold kept in ``folder`` at once.
 
     Parameters
     ----------
+    bench, rows, seed, groups
+        See :func:`matgraft.training.contest.contest`.
     workers : int, optional
         Processes of one thread each; default one per core.
     """
@@ -53,7 +57,9 @@ def run_contest(
                 progress.step()
                 yield work, values
 
-        return contest(bench, rows, seed, run=run, groups=groups)
+        held = contest(bench, rows, seed, run=run, groups=groups)
+        winners = {executor.submit(_refit, one, rows, seed): one for one in held.weights}
+        return held, outcome(bench, held, seed, dict(finished(winners)))
 
 
 def _path(folder: Path, work: Work) -> Path:
@@ -71,6 +77,10 @@ def _start(bench: Bench) -> None:
 
 def _fit(work: Work, seed: int) -> np.ndarray:
     return predicted(_bench, work, seed)
+
+
+def _refit(candidate: Candidate, rows: np.ndarray, seed: int) -> Model:
+    return _bench.fit(candidate, rows, seed)
 
 
 def contest_table(story: dict, unit: str) -> Table:

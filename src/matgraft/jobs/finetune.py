@@ -28,7 +28,7 @@ from matgraft.models.predictor import Predictor, bounds
 from matgraft.models.references import References
 from matgraft.models.schnet import ARCHITECTURES
 from matgraft.progress import Progress
-from matgraft.training.contest import Contest, outcome, require_enough
+from matgraft.training.contest import Contest, require_enough
 from matgraft.training.forest import composition_forest
 from matgraft.training.graft import (
     REFERENCE_MODES,
@@ -290,8 +290,7 @@ def run_finetune(
     model: Predictor
     if recipe == AUTO:
         grouping = None if group is None else groups(dataset, group)  # type: ignore[arg-type]
-        held = run_contest(bench, train_rows, seed, out / "contest", workers, grouping)
-        model = outcome(bench, held, seed)
+        held, model = run_contest(bench, train_rows, seed, out / "contest", workers, grouping)
         _list_suspects(out / "suspects.csv", dataset, held)
     elif chosen.recipe is not None:
         model = train(

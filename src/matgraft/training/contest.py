@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from matgraft.errors import InputError
 from matgraft.models.blend import Blend
 from matgraft.models.intervals import Intervals
+from matgraft.models.model import Model
 from matgraft.models.predictor import Predictor
 from matgraft.training.graft import Task
 from matgraft.training.intervals import calibrated
@@ -241,12 +242,19 @@ def _blend(predictions: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return kept / kept.sum()
 
 
-def outcome(bench: Bench, held: Contest, seed: int) -> Predictor:
-    """Fit those that won to all labels; several as a blend.
+def outcome(
+    bench: Bench, held: Contest, seed: int, models: Mapping[Candidate, Model] | None = None
+) -> Predictor:
+    """Those that won, fitted to all labels; several as a blend.
 
     Its card tells the whole contest, and its intervals rest on the predictions of the folds.
+
+    Parameters
+    ----------
+    models : mapping, optional
+        Each winner fitted to all labels, if it is at hand.
     """
-    models = [bench.fit(candidate, held.rows, seed) for candidate in held.weights]
+    models = models or {candidate: bench.fit(candidate, held.rows, seed) for candidate in held.weights}
     card = {
         "recipe": "auto",
         "n_train": len(held.rows),
@@ -255,7 +263,8 @@ def outcome(bench: Bench, held: Contest, seed: int) -> Predictor:
         "reference": " + ".join(sorted({candidate.reference for candidate in held.weights})),
         "contest": told(bench, held),
     }
-    model = Blend.of(models, list(held.weights.values()), card)
+    members = [models[candidate] for candidate in held.weights]
+    model = Blend.of(members, list(held.weights.values()), card)
     return model.with_intervals(calibration(bench.task, model, held))
 
 
