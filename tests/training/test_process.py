@@ -26,7 +26,8 @@ def problem():
 
 
 def predicted(posterior, composition, features):
-    return posterior.references.per_atom(composition) + posterior.process(features)
+    references, process = posterior
+    return references.per_atom(composition) + process(features)
 
 
 def test_finds_elements_and_a_smooth_function(problem):
@@ -35,7 +36,7 @@ def test_finds_elements_and_a_smooth_function(problem):
     error = np.abs(predicted(posterior, composition[90:], features[90:]) - values[90:]).mean()
     assert error < 0.35
     assert np.abs(values[90:] - values[:90].mean()).mean() > 100
-    assert set(posterior.references.as_dict()) == {"O", "Ti", "V"}
+    assert set(posterior[0].as_dict()) == {"O", "Ti", "V"}
 
 
 def test_a_few_wrong_labels_do_no_harm(problem):

@@ -36,6 +36,7 @@ from matgraft.evaluation.style import (
     mixed,
     nth_colour,
     padded,
+    per_atom_scale,
     percent,
     plain,
     size_ticks,
@@ -258,8 +259,7 @@ def contest_chart(path: str | Path, story: Mapping, unit: str) -> Path:
     unit : str
         Of the label.
     """
-    energies = unit.startswith("eV")
-    factor, shown = (1e3, "meV/atom") if energies else (1.0, unit)
+    factor, shown = per_atom_scale(unit)
     candidates = sorted(story["candidates"], key=lambda one: one["error_per_atom"])
     everywhere = max(one["folds"] for one in candidates)
     errors = [factor * one["error_per_atom"] for one in candidates]

@@ -19,7 +19,7 @@ from matgraft.errors import InputError
 from matgraft.evaluation.metrics import errors
 from matgraft.evaluation.plots import learning_curves
 from matgraft.evaluation.protocol import Subset, learning_curve_subsets
-from matgraft.evaluation.style import with_unit
+from matgraft.evaluation.style import per_atom_scale, with_unit
 from matgraft.evaluation.tables import Table, spread
 from matgraft.jobs.finetune import (
     AUTO,
@@ -284,7 +284,7 @@ def _report(one: Plan, known: dict[tuple[str, str], dict]) -> dict:
     write_json(one.out / REPORT, report)
     caption = f"{one.settings['data']}, {one.settings['seeds']} seeds"
     write_text(one.out / "benchmark.md", tabulate(summary, unit, caption).markdown() + "\n")
-    learning_curves(one.out / "benchmark.png", _curves(summary), _error_unit(unit))
+    learning_curves(one.out / "benchmark.png", _curves(summary), per_atom_scale(unit)[1])
     shutil.rmtree(one.out / "fits")
     return report
 
@@ -380,10 +380,6 @@ def summarise(results: list[dict]) -> dict[str, dict[str, dict[str, list[float]]
         }
         for method, sizes in gathered.items()
     }
-
-
-def _error_unit(unit: str) -> str:
-    return "meV/atom" if unit.startswith("eV") else unit
 
 
 def _curves(summary: dict) -> dict[str, dict[int, np.ndarray]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from matgraft.evaluation.style import per_atom_scale
 from matgraft.evaluation.tables import Table, number
 from matgraft.jobs.folder import write_json
 from matgraft.jobs.pool import finished, pool
@@ -85,8 +86,7 @@ def _refit(candidate: Candidate, rows: np.ndarray, seed: int) -> Model:
 
 def contest_table(story: dict, unit: str) -> Table:
     """What :func:`matgraft.training.contest.told` tells, for readers."""
-    energies = unit.startswith("eV")
-    factor, shown = (1e3, "meV/atom") if energies else (1.0, unit)
+    factor, shown = per_atom_scale(unit)
     rows = [
         [
             one["words"],

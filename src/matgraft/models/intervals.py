@@ -74,11 +74,21 @@ class Intervals:
         ndarray, shape (m,)
             In label units, per cell if the label is. Infinite where so few labels cannot promise this much.
         """
-        return conformal_quantile(self.scores, coverage) * self.difficulty(composition, features)
+        return self.assessed(composition, features, coverage)[0]
+
+    def assessed(
+        self, composition: np.ndarray, features: np.ndarray, coverage: float = 0.9
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """:meth:`half_width` and :meth:`strangeness` from distances that are computed once."""
+        distances = cdist(features, self.features)
+        half_width = conformal_quantile(self.scores, coverage) * self._difficulty(composition, distances)
+        return half_width, _nearest(distances) / self.reach
 
     def difficulty(self, composition: np.ndarray, features: np.ndarray) -> np.ndarray:
         """Size of the error to be expected, in label units; shape (m,)."""
-        distances = cdist(features, self.features)
+        return self._difficulty(composition, cdist(features, self.features))
+
+    def _difficulty(self, composition: np.ndarray, distances: np.ndarray) -> np.ndarray:
         signals = signals_of(distances, self.errors, composition, self.counts)
         standard = np.clip((signals - self.centre) / self.width, -STRANGE, STRANGE)
         return np.exp(self.power * (self.level + self.process(standard)))

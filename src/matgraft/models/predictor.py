@@ -135,12 +135,8 @@ class Predictor(ABC):
         )
         if self.intervals is None:
             return prediction
-        features = self.features(graphs)
-        return replace(
-            prediction,
-            half_width=self.intervals.half_width(composition, features, coverage),
-            strangeness=self.intervals.strangeness(features),
-        )
+        half_width, strangeness = self.intervals.assessed(composition, self.features(graphs), coverage)
+        return replace(prediction, half_width=half_width, strangeness=strangeness)
 
     def forces(self, structures: Dataset | Atoms | Iterable[Atoms]) -> Forces:
         """Energies, forces and stresses of structures, many at once.

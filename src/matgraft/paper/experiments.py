@@ -11,11 +11,12 @@ from matgraft.data.splits import keep_where
 from matgraft.errors import InputError
 from matgraft.jobs.benchmark import Plan, plan
 from matgraft.jobs.benchmark import run as run_benchmarks
+from matgraft.jobs.finetune import AUTO
 from matgraft.training.portfolio import CHEAP, PORTFOLIO
 
 PUBLISHED, OURS = "published", "ours"
 SCHEMES = ("direct", "tl1", "tl2", "tl3")
-PROCESS, AUTO = "process", "auto"
+PROCESS = "process"
 LABELS_ALONE = ("direct", "tl1/labels", "tl2/labels", "tl3/labels")
 
 FORMATION = "mp-schnet"

@@ -242,7 +242,7 @@ def finetune(
         report=report,
     )
     network.to("cpu").eval()
-    species = _symbols(task.composition[rows])
+    species = symbols(task.composition[rows])
     return Model(
         network=network,
         label=task.label,
@@ -334,7 +334,7 @@ def train_from_scratch(
     for row in history:
         row["validation_mae"] *= scales[0]
     network.to("cpu").eval()
-    species = _symbols(task.composition[train_rows])
+    species = symbols(task.composition[train_rows])
     return [
         Model(
             network.head(k) if arch.outputs > 1 else network,
@@ -449,7 +449,8 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _symbols(composition: np.ndarray) -> frozenset[str]:
+def symbols(composition: np.ndarray) -> frozenset[str]:
+    """Elements that any of the structures contains."""
     return frozenset(chemical_symbols[z] for z in np.flatnonzero(composition.any(axis=0)))
 
 

@@ -7,6 +7,7 @@ from scipy.spatial.distance import cdist
 
 from matgraft.models.intervals import Intervals, conformal_quantile, signals_of
 from matgraft.models.process import GaussianProcess, matern
+from matgraft.training.process import posterior
 
 _LENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0)
 _AMPLITUDES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -14,6 +15,7 @@ _POWERS = np.arange(0.0, 1.51, 0.1)
 _COVERAGE = 0.9
 """How strongly intervals follow the difficulty is chosen so that these are narrowest on average."""
 _NEAR = 0.9
+"""Share of the labels whose distance from the others counts as near."""
 _FLOOR = 0.1
 _CUT = 0.9
 """Logarithms of errors end at a tenth of the median, and no neighbour's error counts for more than the ninth
@@ -65,9 +67,7 @@ def _smooth(points: np.ndarray, values: np.ndarray) -> tuple[GaussianProcess, np
     for length in _LENGTHS:
         kernel = matern(distances / length)
         for amplitude in _AMPLITUDES:
-            inverse = np.linalg.inv(amplitude * kernel + np.eye(len(values)))
-            weights = inverse @ values
-            left_out = weights / np.diag(inverse)
+            weights, left_out = posterior(amplitude * kernel, np.ones(len(values)), values)
             if (error := float((left_out**2).mean())) < best:
                 best, chosen = error, (length, amplitude * weights, values - left_out)
     length, weights, predictions = chosen

@@ -7,12 +7,11 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from ase.data import chemical_symbols
 
 from matgraft.models.model import Model, run_network
 from matgraft.models.references import References
 from matgraft.models.schnet import ARCHITECTURES, Architecture, SchNet
-from matgraft.training.graft import Task, finetune, fit_references
+from matgraft.training.graft import Task, finetune, fit_references, symbols
 from matgraft.training.process import MOST, fit_process
 from matgraft.training.recipe import DIRECT, FINETUNE, Recipe
 
@@ -143,25 +142,19 @@ class Bench:
         references = References.none()
         if candidate.kind == "references" or candidate.reference == "residual":
             references = fit_references(task, rows, candidate.reference, source, zero_shot)
-        residual = candidate.reference == "residual" and source is not None
-        species = frozenset(chemical_symbols[z] for z in np.flatnonzero(task.composition[rows].any(axis=0)))
         model = Model(
             network=source.network if source is not None else SchNet(self.arch),
             label=task.label,
             references=references,
-            scale=source.scale if source is not None and residual else 0.0,
-            species=species | (source.species if source is not None else frozenset()),
+            scale=source.scale if source is not None and candidate.reference == "residual" else 0.0,
+            species=symbols(task.composition[rows]) | (source.species if source is not None else frozenset()),
         )
         if candidate.kind == "references":
             return model
         assert candidate.source is not None
-        base = references.per_atom(task.composition)[rows]
-        if residual and source is not None and zero_shot is not None:
-            base = base + (zero_shot - source.references.per_atom(task.composition))[rows]
-        posterior = fit_process(
-            task.composition[rows], task.per_atom[rows] - base, self.features[candidate.source][rows]
-        )
-        return replace(model, references=references + posterior.references, process=posterior.process)
+        left_over = task.per_atom[rows] - self.predicted(candidate, model, rows)
+        shift, process = fit_process(task.composition[rows], left_over, self.features[candidate.source][rows])
+        return replace(model, references=references + shift, process=process)
 
     def predicted(self, candidate: Candidate, model: Model, rows: np.ndarray) -> np.ndarray:
         """What a fitted candidate says of structures ``rows``, per atom; the sources are not run again."""

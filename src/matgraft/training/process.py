@@ -8,7 +8,6 @@ Noise has heavy tails: outliers are weighted down as in :meth:`matgraft.models.r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from typing import cast
 
@@ -32,24 +31,9 @@ MOST = 10_000
 """More structures do not fit the memory of a laptop."""
 
 
-@dataclass(frozen=True)
-class Posterior:
-    """What the labels say.
-
-    Attributes
-    ----------
-    references : References
-    process : GaussianProcess
-    leave_one_out : ndarray, shape (n,)
-        Prediction for each structure from all others.
-    """
-
-    references: References
-    process: GaussianProcess
-    leave_one_out: np.ndarray
-
-
-def fit_process(composition: np.ndarray, values: np.ndarray, features: np.ndarray) -> Posterior:
+def fit_process(
+    composition: np.ndarray, values: np.ndarray, features: np.ndarray
+) -> tuple[References, GaussianProcess]:
     """Fit references and Gaussian process together.
 
     Variances and length scale are those with the least error in leave-one-out prediction (Rasmussen and
@@ -74,13 +58,13 @@ def fit_process(composition: np.ndarray, values: np.ndarray, features: np.ndarra
     search = _Search(fractions[some], distances[np.ix_(some, some)] / unit, values[some] - centre)
     elements, smooth, length = search.best()
     covariance = elements * fractions @ fractions.T + smooth * matern(distances / unit / length)
-    weights, left_out = _robust(covariance, values - centre)
+    weights, _ = _robust(covariance, values - centre)
     energies = np.full(composition.shape[1], np.nan)
     present = composition.any(axis=0)
     energies[present] = centre + elements * fractions[:, present].T @ weights
     inverse = np.full(features.shape[1], 1.0 / (unit * length), dtype=np.float32)
     process = GaussianProcess(features.astype(np.float32), inverse, smooth * weights)
-    return Posterior(References(energies, centre), process, values - left_out)
+    return References(energies, centre), process
 
 
 class _Search:
@@ -114,13 +98,27 @@ class _Search:
         return float(np.abs(left_out).mean())
 
 
+def posterior(covariance: np.ndarray, noise: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of the posterior mean, and the errors of leave-one-out prediction.
+
+    Rasmussen and Williams 2006, eq. 5.12.
+
+    Parameters
+    ----------
+    covariance : ndarray, shape (n, n)
+    noise, values : ndarray, shape (n,)
+        ``noise`` is a variance.
+    """
+    inverse = cho_solve(cho_factor(covariance + np.diag(noise)), np.eye(len(values)))
+    weights = inverse @ values
+    return weights, weights / np.diag(inverse)
+
+
 def _robust(covariance: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weights of the posterior mean, and the errors of leave-one-out prediction."""
+    """:func:`posterior` with more noise where errors are large."""
     noise = np.ones(len(values))
     for _ in range(_ITERATIONS):
-        inverse = cho_solve(cho_factor(covariance + np.diag(noise)), np.eye(len(values)))
-        weights = inverse @ values
-        left_out = weights / np.diag(inverse)
+        weights, left_out = posterior(covariance, noise, values)
         width = max(HUBER * 1.4826 * float(np.median(np.abs(left_out))), 1e-12)
         noise = np.maximum(np.abs(left_out) / width, 1.0)
     return weights, left_out
