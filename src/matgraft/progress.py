@@ -46,6 +46,8 @@ class Progress:
         What the steps are, in the plural: ``epochs``.
     done : int
         Steps made by an earlier run that this one resumes; they do not count for the speed.
+    left : callable, optional
+        Seconds left, or None while that is not known; for steps of very unequal length.
     clock : callable
         Seconds that only ever grow.
 
@@ -65,12 +67,13 @@ class Progress:
         *,
         unit: str = "",
         done: int = 0,
+        left: Callable[[], float | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self.total, self.title, self.unit = total, title, unit
         self.count = self._done = done
         self.figures: dict[str, str] = {}
-        self._clock = clock
+        self._clock, self._left = clock, left
         # Looked up here and not in the signature: whoever redirects standard error does so after the import.
         self._stream = sys.stderr if stream is None else stream
         self._enabled = enabled is not False and self._stream is not None
@@ -150,8 +153,10 @@ class Progress:
         seconds = self._clock() - self._start
         times = [f"{duration(seconds)} elapsed"]
         made = self.count - self._done
-        if self.total is not None and made and self.count < self.total:
-            times.append(f"{duration(seconds / made * (self.total - self.count))} left")
+        if self.total is not None and self.count < self.total:
+            even = seconds / made * (self.total - self.count) if made else None
+            left = self._left() if self._left is not None else even
+            times += [] if left is None else [f"{duration(left)} left"]
         return times
 
     def _shown(self) -> list[str]:

@@ -41,7 +41,7 @@ def run(*arguments, folder=None):
     )
 
 
-VERBS = ("finetune", "predict", "pretrain", "benchmark")
+VERBS = ("finetune", "predict", "fields", "pretrain", "benchmark")
 GROUPED = (
     "data info", "data list", "data convert", "data split", "models list", "models show", "paper run",
     "paper report",
@@ -173,7 +173,7 @@ def test_predict_with_a_bad_model_writes_nothing(salts, tmp_path):
     ("arguments", "message"),
     [
         (("run", "--table", "9"), "no table 9; there are 1, 2"),
-        (("run", "--figure", "2"), "no figure 2; there are 3, 4"),
+        (("run", "--figure", "2"), "no figure 2; there are 1, 3, 4"),
         (("report",), "no such folder"),
     ],
 )

@@ -9,7 +9,13 @@ from pictures import is_picture, overlapping, words
 
 from matgraft.errors import InputError
 from matgraft.evaluation import plots, style
-from matgraft.evaluation.plots import error_distribution, learning_curves, parity, training_curve
+from matgraft.evaluation.plots import (
+    convergence,
+    error_distribution,
+    learning_curves,
+    parity,
+    training_curve,
+)
 
 
 @pytest.fixture
@@ -260,6 +266,39 @@ def test_tick_labels(value, shown):
     assert style.plain(value) == shown
 
 
+def loops(rng, *lengths):
+    """Loops that gain about a digit every two iterations."""
+    found = {}
+    for k, length in enumerate(lengths):
+        accuracy = 10.0 ** (1 - 0.5 * np.arange(length)) * rng.lognormal(0, 0.3, length)
+        found[f"mp-{k} (Fe2O3)"] = list(zip(-900 * k + 0.3 * accuracy, accuracy, strict=True))
+    return found
+
+
+@pytest.mark.parametrize("lengths", [(9,), (14, 9), (14, 9, 22, 17, 11, 15), (1,), (2, 1)])
+def test_convergence_of_one_and_of_many_loops(tmp_path, drawn, rng, lengths):
+    traces = loops(rng, *lengths)
+    assert is_picture(convergence(tmp_path / "trace.png", traces))
+    said = words(drawn[0])
+    assert all(name in said for name in traces)
+    assert {"estimated error (eV)", "distance to last energy (eV)", "iteration"} <= set(said.split("\n"))
+    assert not overlapping(drawn[0])
+    assert drawn[0].get_figwidth() < 5
+
+
+def test_convergence_leaves_out_what_has_no_logarithm(tmp_path, drawn):
+    """Iterations keep their numbers; the last energy has no distance to itself."""
+    trace = [(-9.0, 4.0), (-10.5, 0.0), (-10.5, np.nan), (-10.25, 1e-3), (-10.5, 1e-6)]
+    convergence(tmp_path / "trace.png", {"a": trace, "never began": []})
+    above, below = (ax.get_lines() for ax in drawn[0].axes)
+    assert [len(above), len(below)] == [1, 1]
+    np.testing.assert_allclose(above[0].get_xydata(), [[1, 4], [4, 1e-3], [5, 1e-6]])
+    np.testing.assert_allclose(below[0].get_xydata(), [[1, 1.5], [4, 0.25]])
+    with pytest.raises(ValueError, match="No iteration"):
+        convergence(tmp_path / "none.png", {"a": []})
+    assert not (tmp_path / "none.png").exists()
+
+
 def test_long_names_do_not_collide(tmp_path, drawn, rng):
     names = [f"fine-tuned from a much larger source, scheme TL{i}, averaged" for i in range(4)]
     target = rng.normal(0, 1, 50)
@@ -268,7 +307,8 @@ def test_long_names_do_not_collide(tmp_path, drawn, rng):
     parity(tmp_path / "p.png", target, values, "eV", title)
     error_distribution(tmp_path / "e.png", {k: v - target for k, v in values.items()}, "eV", 0.04336)
     learning_curves(tmp_path / "l.png", {k: {10: [0.2], 90: [0.1]} for k in names}, "eV", title)
-    assert [overlapping(figure) for figure in drawn] == [[], [], []]
+    convergence(tmp_path / "c.png", {name: [(0, 1), (1, 0.1), (1.1, 0.01)] for name in names})
+    assert [overlapping(figure) for figure in drawn] == [[], [], [], []]
 
 
 def test_overlaps_are_seen(tmp_path, drawn):

@@ -12,7 +12,7 @@ from matgraft.paper import drawings
 from matgraft.paper.drawings import FIGURE_5, SLOPE, VALLEYS, minimise
 from matgraft.training.schemes import SCHEMES, Rate, Scheme
 
-FIGURES = ("approach", "network", "descent", "schemes")
+FIGURES = ("self_consistency", "approach", "network", "descent", "schemes")
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -144,7 +144,7 @@ def test_no_labels_are_a_column(results):
 def test_report_is_whole_and_self_contained(study):
     page, twin = report(study)
     text, plain = page.read_text(), twin.read_text()
-    for number in range(3, 13):
+    for number in (1, *range(3, 13)):
         assert f"Figure {number}" in text
         assert f"Figure {number}" in plain
     for heading in ("Table 1", "Table 2", "Table 3", "Table 4", "Beyond the study", "What a label is worth"):
@@ -152,14 +152,14 @@ def test_report_is_whole_and_self_contained(study):
         assert heading in plain
     assert not re.findall(r'(?:src|href)="(?!data:)', text)
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", plain)
-    assert len(pictures) == 12
+    assert len(pictures) == 13
     assert all((study / one).stat().st_size > 1000 for one in pictures)
     assert "never published" in text
 
 
 def test_texts_in_figures_do_not_overlap(results, tmp_path, drawn):
     made = draw(results, tmp_path)
-    assert len(made) == len(drawn) == 12
+    assert len(made) == len(drawn) == 13
     for one, figure in zip(made, drawn, strict=True):
         assert is_picture(one.path)
         assert not overlapping(figure), one.heading
@@ -180,10 +180,10 @@ def test_no_folder_is_an_error(tmp_path):
 
 
 def test_figures_that_need_no_experiment(tmp_path):
-    assert chosen(figures=[3, 5]) == []
+    assert chosen(figures=[1, 3, 5]) == []
     run(tmp_path / "study", figures=[5])
     text = report(tmp_path / "study")[1].read_text()
-    assert [f"Figure {n}" in text for n in (3, 5, 7, 8)] == [True, True, True, False]
+    assert [f"Figure {n}." in text for n in (1, 2, 3, 5, 7, 8)] == [True, False, True, True, True, False]
     assert "Table" not in text
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -17,8 +16,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 import typer
-from rich.console import Console
 
+from matgraft.cli.common import Json, console, names_in, print_json
+from matgraft.cli.fields import fields
+from matgraft.cli.label import dft_app, label_app
 from matgraft.data import Dataset
 from matgraft.errors import InputError, LostWorker
 
@@ -35,8 +36,8 @@ models_app = typer.Typer(help="Models that ship with the package.", no_args_is_h
 app.add_typer(data_app, name="data")
 app.add_typer(paper_app, name="paper")
 app.add_typer(models_app, name="models")
-
-console = Console(highlight=False)
+app.add_typer(label_app, name="label")
+app.add_typer(dft_app, name="dft")
 
 
 @app.callback()
@@ -80,7 +81,6 @@ class StudyPreset(str, Enum):
     quick = "quick"
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
 Target = Annotated[str, typer.Option(help="Name of the label to learn.")]
 Out = Annotated[
     Path, typer.Option(help="Folder for everything that the command writes; resumed if interrupted.")
@@ -113,17 +113,30 @@ def _source(name: str) -> str | None:
     return None if name == "none" else name
 
 
-def _names(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
 def _numbers(text: str) -> list[int]:
     try:
-        return [int(part) for part in _names(text)]
+        return [int(part) for part in names_in(text)]
     except ValueError as error:
         raise InputError(
             f"--sizes {text!r}: write whole numbers with commas, such as 100,200,400."
         ) from error
+
+
+def _substitutions(texts: list[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        removed, _, added = text.partition(":")
+        if not removed.strip() or not names_in(added):
+            raise InputError(f"--substitute {text!r}: write an element and its substitutes, such as Ti:Fe,V.")
+        found.setdefault(removed.strip(), []).extend(names_in(added))
+    return found
+
+
+def _repeats(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split("x")]
+    except ValueError as error:
+        raise InputError(f"--supercell {text!r}: write three whole numbers, such as 2x1x1.") from error
 
 
 @app.command()
@@ -192,7 +205,7 @@ def finetune(
         workers=workers,
     )
     if as_json:
-        _print_json(result.metrics)
+        print_json(result.metrics)
         return
     metrics = result.metrics
     if "contest" in metrics:
@@ -251,7 +264,7 @@ def predict(
         workers=workers,
     )
     if as_json:
-        _print_json(
+        print_json(
             {
                 "n": done.n,
                 "with_unseen_species": done.with_unseen_species,
@@ -266,6 +279,88 @@ def predict(
     )
     if done.skipped:
         console.print(f"{done.skipped} skipped, with the reasons: {done.skipped_list}", soft_wrap=True)
+
+
+@app.command()
+def dope(
+    structures: Annotated[list[str], typer.Argument(help="Crystals: any readable files or folders.")],
+    out: Annotated[Path, typer.Option(help="New file: .extxyz, .db, or a folder of arrays.")],
+    substitute: Annotated[
+        list[str] | None, typer.Option(help="An element and what to put in its place: Ti:Fe,V; repeatable.")
+    ] = None,
+    vacancy: Annotated[
+        list[str] | None, typer.Option(help="Elements to take an atom of: O or O,Ti; repeatable.")
+    ] = None,
+    supercell: Annotated[str, typer.Option(help="Repeats along the lattice vectors.")] = "1x1x1",
+    as_json: Json = False,
+) -> None:
+    """Single substitutions and vacancies, one of each kind that the supercell's symmetry tells apart.
+
+    Example: `matgraft dope rutile.cif --substitute Ti:Fe,V --vacancy O --supercell 2x2x2 --out doped.extxyz`
+    """
+    from matgraft.jobs.dope import dope as run
+
+    done = run(
+        structures,
+        out,
+        substitute=_substitutions(substitute or []),
+        vacancies=[symbol for text in vacancy or [] for symbol in names_in(text)],
+        supercell=_repeats(supercell),
+    )
+    if as_json:
+        print_json({"n_pristine": done.n_pristine, "n_doped": done.n_doped, "out": str(out)})
+        return
+    console.print(done.table.rich())
+    console.print(f"{done.n_doped} doped cells of {done.n_pristine} crystals: {out}", soft_wrap=True)
+
+
+@app.command("formation-energy")
+def formation_energy(
+    doped: Annotated[list[str], typer.Argument(help="Pristine and doped cells that `dope` wrote.")],
+    model: Annotated[
+        list[str] | None, typer.Option(help="Model folder or name of a shipped model; repeatable.")
+    ] = None,
+    store: Annotated[str | None, typer.Option(help="Store of DFT labels to compare with.")] = None,
+    protocol: Annotated[str, typer.Option(help="Settings that the DFT labels were made with.")] = "moderate",
+    chemical_potential: Annotated[
+        list[str] | None,
+        typer.Option(help="eV of an exchanged atom: O=-4.95, or a JSON file of several; repeatable."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="CSV file to write.")] = Path("formation.csv"),
+    as_json: Json = False,
+) -> None:
+    """Formation energies of defects: models and DFT side by side.
+
+    Example: `matgraft formation-energy doped.extxyz --model mp-schnet-total-energy --out formation.csv`
+    """
+    from matgraft.jobs.formation import formation_energies, read_potentials
+
+    done = formation_energies(
+        doped,
+        out,
+        models=model or [],
+        store=store,
+        protocol=protocol,
+        chemical_potentials=read_potentials(chemical_potential or []),
+    )
+    if as_json:
+        print_json(
+            {
+                "n": done.n,
+                "without_dft": done.without_dft,
+                "mae": done.mae,
+                "out": str(out),
+                "picture": None if done.picture is None else str(done.picture),
+            }
+        )
+        return
+    console.print(done.table.rich())
+    for path in (out, done.picture):
+        if path is not None:
+            console.print(f"  {path}", soft_wrap=True)
+
+
+app.command()(fields)
 
 
 @app.command()
@@ -329,13 +424,13 @@ def pretrain(
             _read(data, target, label_kind, no_label_check, missing),
             target,
             out,
-            further=_names(further),
+            further=names_in(further),
             exclude_formulas_of=exclude_formulas_of,
-            exclude_elements=_names(exclude_elements),
+            exclude_elements=names_in(exclude_elements),
             keep=keep or [],
             val_size=int(val_size) if val_size >= 1 else val_size,
             source=source,
-            teachers=_names(teachers),
+            teachers=names_in(teachers),
             unlabelled=unlabelled,
             arch=ARCHITECTURES[arch],
             recipe=recipe,
@@ -347,7 +442,7 @@ def pretrain(
     if workers.rank > 0:
         return
     if as_json:
-        _print_json(model.card["metrics"])
+        print_json(model.card["metrics"])
         return
     for part, scores in model.card["metrics"].items():
         if part == "further":
@@ -395,7 +490,7 @@ def benchmark(
         out,
         sizes=_numbers(sizes),
         val_size=val_size,
-        schemes=_names(schemes),
+        schemes=names_in(schemes),
         seeds=seeds,
         group=_value(group),
         source=_source(source),
@@ -404,7 +499,7 @@ def benchmark(
         workers=workers,
     )
     if as_json:
-        _print_json(report["summary"])
+        print_json(report["summary"])
         return
     console.print(tabulate(report["summary"], report["settings"]["label"]["unit"], data).rich())
     for name in ("benchmark.png", "benchmark.md", "benchmark.json"):
@@ -446,7 +541,7 @@ def paper_report(out: Out, as_json: Json = False) -> None:
 
     pages, table = report(out), claims(Results.read(out))
     if as_json:
-        _print_json([dict(zip(table.columns, row, strict=True)) for row in table.rows])
+        print_json([dict(zip(table.columns, row, strict=True)) for row in table.rows])
         return
     console.print(table.rich())
     for path in pages:
@@ -466,7 +561,7 @@ def data_info(
 
     summary = info(data)
     if as_json:
-        _print_json(summary)
+        print_json(summary)
         return
     for table in table_of(summary):
         console.print(table.rich())
@@ -482,7 +577,7 @@ def data_list(as_json: Json = False) -> None:
 
     table = known()
     if as_json:
-        _print_json([dict(zip(table.columns, row, strict=True)) for row in table.rows])
+        print_json([dict(zip(table.columns, row, strict=True)) for row in table.rows])
         return
     console.print(table.rich())
 
@@ -501,7 +596,7 @@ def data_convert(
 
     n = convert(data, out)
     if as_json:
-        _print_json({"n": n, "out": str(out)})
+        print_json({"n": n, "out": str(out)})
         return
     console.print(f"{n} structures: {out}", soft_wrap=True)
 
@@ -523,7 +618,7 @@ def data_split(
 
     n_train, n_val = split(data, out, val=val, group=_value(group), seed=seed)
     if as_json:
-        _print_json({"n_train": n_train, "n_val": n_val, "out": str(out)})
+        print_json({"n_train": n_train, "n_val": n_val, "out": str(out)})
         return
     console.print(f"{n_train} structures to train on, {n_val} to validate on: {out}", soft_wrap=True)
 
@@ -538,7 +633,7 @@ def models_list(as_json: Json = False) -> None:
 
     table = catalogue()
     if as_json:
-        _print_json([dict(zip(table.columns, row, strict=True)) for row in table.rows])
+        print_json([dict(zip(table.columns, row, strict=True)) for row in table.rows])
         return
     console.print(table.rich())
 
@@ -556,13 +651,9 @@ def models_show(
 
     content = card(model)
     if as_json:
-        _print_json(content)
+        print_json(content)
         return
     console.print(table_of(content).rich())
-
-
-def _print_json(content: object) -> None:
-    typer.echo(json.dumps(content, indent=1))
 
 
 def main() -> None:

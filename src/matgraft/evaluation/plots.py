@@ -399,6 +399,50 @@ def training_curve(path: str | Path, history: Sequence[Mapping], unit: str = "")
     return Path(path)
 
 
+def convergence(path: str | Path, traces: Mapping[str, Sequence[tuple[float, float]]]) -> Path:
+    """How self-consistent loops converge: what the program estimates, and what the energy still moves.
+
+    Parameters
+    ----------
+    path : str or Path
+    traces : mapping of str to sequence of (energy, accuracy)
+        By structure, one pair per iteration: total energy of the cell and its estimated error, eV.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    ValueError
+        If no structure has an iteration.
+    """
+    loops = {name: np.asarray(trace, dtype=float) for name, trace in traces.items() if len(trace)}
+    if not loops:
+        raise ValueError("No iteration to draw.")
+    longest = max(map(len, loops.values()))
+    names = [textwrap.fill(name, 48) for name in loops]
+    columns = 2 if len(names) > 1 and max(map(len, names)) <= 20 else 1
+    lines = sum(name.count("\n") + 1 for name in names)
+    with figure(path, 4.6, 4.6 + 0.22 * lines / columns) as fig:
+        above, below = fig.subplots(2, 1, sharex=True)
+        for ax, label in ((above, "estimated error (eV)"), (below, "distance to last energy (eV)")):
+            shown = []
+            for i, loop in enumerate(loops.values()):
+                values = loop[:, 1] if ax is above else np.abs(loop[:, 0] - loop[-1, 0])
+                drawn = np.isfinite(values) & (values > 0)
+                ax.plot(1 + np.flatnonzero(drawn), values[drawn], color=nth_colour(i), **marks(i))
+                shown += values[drawn].tolist()
+            ax.set(yscale="log", ylabel=label)
+            if shown:
+                log_axis(ax.yaxis, *padded(min(shown), max(shown), 0.06))
+        below.set_xlabel("iteration")
+        below.set_xlim(0.5, longest + 0.5)
+        below.xaxis.set_major_locator(even_ticks(8, integer=True))
+        fig.legend(above.get_lines(), names, loc="outside upper left", ncols=columns, handlelength=2.6)
+    return Path(path)
+
+
 def _trim(fig: Figure, ax: Axes, rows: int, columns: int) -> None:
     """Take from the figure the room that square panels leave unused."""
     # Labels that stood in the free room need some of it back, so one pass does not settle it.

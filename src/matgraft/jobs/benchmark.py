@@ -29,10 +29,10 @@ from matgraft.jobs.finetune import (
     interval_scores,
     named_recipe,
     recipes,
+    sources_of,
 )
 from matgraft.jobs.folder import claim, versions, write_json, write_text
 from matgraft.jobs.pool import finished, pool
-from matgraft.models.files import load_source
 from matgraft.models.schnet import ARCHITECTURES
 from matgraft.progress import Progress
 from matgraft.training.contest import contest, outcome, require_enough
@@ -120,6 +120,7 @@ def plan(
         Repeats with another split and other start weights.
     group : {"formula", "chemical_system"}, optional
     source : str, path or None
+        Several with commas: schemes start from the first, ``auto`` compares all.
     preset : {"default", "paper"}
     changes : mapping, optional
         Settings of the preset's recipes to change, such as ``{"l2": 0.0}``.
@@ -146,7 +147,8 @@ def plan(
             require_enough(min(sizes))
     if arch not in ARCHITECTURES:
         raise InputError(f"no architecture named {arch!r}; there are {', '.join(ARCHITECTURES)}.")
-    parent = None if source is None else load_source(source)
+    sources = sources_of(source, AUTO)
+    parent = sources[0] if sources else None
     dataset = data if isinstance(data, Dataset) else Dataset.read(data, target=target)
     subsets = learning_curve_subsets(dataset, list(sizes), val_size, seeds, group)
     task = Task.of(dataset, target, parent.cutoff if parent else ARCHITECTURES[arch].cutoff)
@@ -156,8 +158,8 @@ def plan(
         "data_hash": task.data_hash,
         "target": target,
         "label": vars(task.label),
-        "source": None if parent is None else parent.card.get("name", str(source)),
-        "source_hash": None if parent is None else parent.content_hash(),
+        "source": ",".join(one.card.get("name", str(source)) for one in sources) or None,
+        "source_hash": ",".join(one.content_hash() for one in sources) or None,
         "sizes": sorted(sizes),
         "val_size": val_size,
         "seeds": seeds,
@@ -174,7 +176,7 @@ def plan(
         }
         for subset in subsets
     }
-    bench = Bench(task, () if parent is None else (parent,), ARCHITECTURES[arch], portfolio)
+    bench = Bench(task, tuple(sources), ARCHITECTURES[arch], portfolio)
     # Before it is sent to other processes: each would work it out again.
     _ = bench.zero_shot
     grouping = None if group is None else groups(dataset, group)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The study's figures that explain, Figs. 4 to 7, drawn from the code and from numbers instead of by hand.
+"""The study's figures that explain, Figs. 1 and 4 to 7, drawn from the code and from numbers instead of by hand.
 
 Every figure takes a path, writes the file and returns the path; the ending chooses the format.
 """
@@ -39,6 +39,35 @@ _CONVOLUTION = "continuous-filter\nconvolution"
 _KINDS = {"embedding": GREEN, "interaction": BLUE, _CONVOLUTION: PINK, "atom-wise": YELLOW, "dense": YELLOW}
 _SIGNS = {"+", "⊙"}
 _STEP = 0.46
+
+
+def self_consistency(path: str | Path) -> Path:
+    """The loop that solves the Kohn-Sham equations, eqs. (6) to (14), Fig. 1."""
+    left, middle, right = 1.12, 3.5, 5.88
+    top, centre, bottom = 2.5, 1.5, 0.5
+    steps: dict[str, tuple[Point, str, str]] = {
+        "guess": ((left, top), "guess of the density\n$n(r)$ from free atoms", GREEN),
+        "potential": ((middle, top), r"$V_\mathrm{eff} = V_\mathrm{ext} + V_\mathrm{Hartree}[n]$" + "\n"
+                      + r"$+\, V_\mathrm{xc}[n]$", PINK),
+        "equations": ((right, top), "Kohn-Sham equations\n" + r"$H_\mathrm{eff}\,\psi_i = \epsilon_i\,\psi_i$", BLUE),
+        "occupations": ((right, centre), "occupations $f_i$ by\nsmearing at the Fermi level", BLUE),
+        "density": ((right, bottom), "new density\n" + r"$n'(r) = \Sigma_i\, f_i\, |\psi_i(r)|^2$", GREEN),
+        "converged": ((middle, bottom), "converged?\nestimated error < tolerance", YELLOW),
+        "mixing": ((middle, centre), "mixing of densities\n" + r"$n \leftarrow n + \beta\,(n' - n)$", GREEN),
+        "energy": ((left, bottom), "energy $E[n]$ and\nfree energy $F = E - TS$", ORANGE),
+    }  # fmt: skip
+    width, height = 1.94, 0.5
+    with _canvas(path, 7.0, 3.0) as ax:
+        for place, text, colour in steps.values():
+            _box(ax, place, text, colour, width, height)
+        loop = ("potential", "equations", "occupations", "density", "converged", "mixing", "potential")
+        for a, b in (("guess", "potential"), *pairwise(loop), ("converged", "energy")):
+            start, end = np.array(steps[a][0]), np.array(steps[b][0])
+            reach = np.sign(end - start) * (width / 2, height / 2)
+            _arrow(ax, tuple(start + reach), tuple(end - reach))
+        ax.text(middle + 0.08, (bottom + centre) / 2, "no", va="center")
+        ax.text((left + middle) / 2, bottom + 0.12, "yes", ha="center", va="center")
+    return Path(path)
 
 
 def approach(path: str | Path) -> Path:
@@ -201,7 +230,7 @@ def _box(
         facecolor=mixed(colour, "white", 0.8), edgecolor=dark(colour), linewidth=1.0, zorder=2,
     )  # fmt: skip
     ax.add_patch(box)
-    ax.text(x, y, text, ha="center", va="center", fontsize=SMALL, linespacing=1.1, zorder=4)
+    ax.text(x, y, text, ha="center", va="center", fontsize=SMALL, linespacing=1.1, zorder=4, parse_math=True)
     return box
 
 

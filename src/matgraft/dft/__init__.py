@@ -1,0 +1,1 @@
+"""Density functional theory: pseudopotentials, protocols, Quantum ESPRESSO, and a store of labels."""

@@ -1,0 +1,313 @@
+"""From a structure and a protocol to the input of pw.x."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from ase import Atoms
+from ase.data import atomic_numbers, chemical_symbols
+from ase.io.espresso import write_espresso_in
+from ase.neighborlist import neighbor_list
+
+from matgraft.dft.protocols import Protocol
+from matgraft.dft.pseudopotentials import Pseudopotential
+
+MOMENTS = {
+    "Ti": 1.0, "V": 2.0, "Cr": 3.0, "Mn": 4.0, "Fe": 4.0, "Co": 3.0, "Ni": 2.0, "Cu": 1.0, "Mo": 2.0,
+    "Ru": 2.0, "Ce": 1.0, "Nd": 3.0, "Sm": 5.0, "Eu": 7.0, "Gd": 7.0, "Tb": 6.0, "Dy": 5.0, "Ho": 4.0,
+}  # fmt: skip
+"""Moments at the start, Bohr magnetons: about the unpaired electrons of common ions; 0 for other elements."""
+
+SHELLS = dict.fromkeys(range(21, 31), "3d") | dict.fromkeys(range(39, 49), "4d")
+SHELLS |= dict.fromkeys(range(72, 81), "5d") | dict.fromkeys(range(57, 72), "4f")
+SHELLS |= dict.fromkeys(range(89, 104), "5f") | {6: "2p", 7: "2p", 8: "2p"}
+
+SAME = 1e-5
+"""Angstrom: structures that differ by less are one and share their label."""
+
+LADDER: tuple[dict[str, object], ...] = (
+    {"mixing_beta": 0.4, "electron_maxstep": 100},
+    {"mixing_beta": 0.2, "electron_maxstep": 200},
+    {"mixing_beta": 0.1, "mixing_mode": "local-TF", "electron_maxstep": 300, "diagonalization": "cg"},
+    {"mixing_beta": 0.2, "electron_maxstep": 300, "degauss": 0.05},
+)
+"""What is tried in turn when the loop does not converge or the program crashes. None changes the label: the
+last one converges with a wide smearing first and goes on from its density with the protocol's own."""
+
+
+class Unfit(Exception):
+    """A structure that a protocol cannot calculate: ``reason`` in a few words, the message in a sentence."""
+
+    def __init__(self, reason: str, message: str):
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Calculation:
+    """One structure by one protocol.
+
+    Attributes
+    ----------
+    numbers : ndarray, shape (n,)
+    positions : ndarray, shape (n, 3)
+        Angstrom.
+    cell : ndarray, shape (3, 3)
+        Angstrom.
+    moments : ndarray, shape (n,) or None
+        At the start, Bohr magnetons; None is not spin-polarised.
+    protocol : Protocol
+    pseudopotentials : dict of str to Pseudopotential
+    """
+
+    numbers: np.ndarray
+    positions: np.ndarray
+    cell: np.ndarray
+    moments: np.ndarray | None
+    protocol: Protocol
+    pseudopotentials: dict[str, Pseudopotential]
+
+    @classmethod
+    def of(cls, atoms: Atoms, protocol: Protocol, library: Mapping[str, Pseudopotential]) -> Calculation:
+        """Prepare a calculation.
+
+        Raises
+        ------
+        Unfit
+            No pseudopotential for an element, not periodic, an order that the cell cannot hold, or an odd
+            number of electrons without spin polarisation.
+        """
+        elements = sorted(set(atoms.get_chemical_symbols()))
+        lacking = [element for element in elements if element not in library]
+        if lacking:
+            raise Unfit(
+                "no pseudopotential",
+                f"no pseudopotential for {', '.join(lacking)}; there are those of {', '.join(library)}. "
+                "Give a folder that holds all with --pseudopotentials.",
+            )
+        if not atoms.pbc.all():
+            raise Unfit("bad structure", "not periodic in three directions; put it in a box.")
+        for element in protocol.hubbard_u:
+            if element in elements and atomic_numbers[element] not in SHELLS:
+                raise Unfit("bad structure", f"no shell is known to put a Hubbard U of {element} on.")
+        electrons = sum(library[symbol].valence for symbol in atoms.symbols)
+        return cls(
+            numbers=atoms.numbers.copy(),
+            positions=atoms.positions.copy(),
+            cell=atoms.cell.array.copy(),
+            moments=starting_moments(atoms, protocol, electrons),
+            protocol=protocol,
+            pseudopotentials={element: library[element] for element in elements},
+        )
+
+    @property
+    def atoms(self) -> Atoms:
+        return Atoms(self.numbers, self.positions, cell=self.cell, pbc=True, magmoms=self.moments)
+
+    @property
+    def electrons(self) -> float:
+        """Number of valence electrons."""
+        return sum(self.pseudopotentials[chemical_symbols[z]].valence for z in self.numbers)
+
+    @property
+    def kpoints(self) -> tuple[int, int, int]:
+        """Gamma-centred grid whose points are nowhere farther apart than the protocol says."""
+        lengths = 2 * np.pi * np.linalg.norm(np.linalg.inv(self.cell).T, axis=1)
+        # The margin keeps round-off from adding a point.
+        a, b, c = np.maximum(np.ceil(lengths / self.protocol.kspacing - 1e-6), 1).astype(int).tolist()
+        return a, b, c
+
+    @property
+    def cost(self) -> float:
+        """Work of one step of the loop on a scale without unit: k-points, plane waves, bands squared."""
+        volume = abs(np.linalg.det(self.cell))
+        spins = 1 if self.moments is None else 2
+        halves = max(np.prod(self.kpoints) / 2, 1.0)
+        return float(spins * halves * volume * self.protocol.ecutwfc**1.5 * self.electrons**2)
+
+    @cached_property
+    def key(self) -> str:
+        """See :func:`key_of`."""
+        hashes = {element: one.sha256 for element, one in self.pseudopotentials.items()}
+        return key_of(self.atoms, self.protocol, self.moments, hashes)
+
+    def deck(
+        self,
+        rung: int = 0,
+        *,
+        degauss: float | None = None,
+        keep: bool = False,
+        start: bool = False,
+        max_seconds: float | None = None,
+    ) -> str:
+        """The input file of pw.x, which works in ``./out``.
+
+        Parameters
+        ----------
+        rung : int
+            Of :data:`LADDER`.
+        degauss : float, optional
+            Another width of smearing, Ry.
+        keep, start : bool
+            Keep the density on disk; start from the one that is kept.
+        max_seconds : float, optional
+            After which the program ends by itself.
+        """
+        settings, atoms = self.protocol, self.atoms
+        control: dict[str, object] = {
+            "calculation": "scf",
+            "outdir": "out",
+            "pseudo_dir": str(next(iter(self.pseudopotentials.values())).path.parent),
+            "disk_io": "low" if keep or start else "none",
+            "tprnfor": settings.forces,
+        }
+        if max_seconds is not None:
+            control["max_seconds"] = float(max_seconds)
+        if self.moments is not None:
+            # pw.x wants them as a share of the valence electrons.
+            valence = [self.pseudopotentials[symbol].valence for symbol in atoms.symbols]
+            atoms.set_initial_magnetic_moments(np.clip(self.moments / valence, -1, 1))
+        steps = {key: value for key, value in LADDER[rung].items() if key != "degauss"}
+        text = io.StringIO()
+        write_espresso_in(
+            text,
+            atoms,
+            input_data={
+                "control": control,
+                "system": {
+                    "ecutwfc": settings.ecutwfc,
+                    "ecutrho": 4 * settings.ecutwfc,
+                    "occupations": "smearing",
+                    "smearing": settings.smearing,
+                    "degauss": degauss or settings.degauss,
+                    "nspin": 1 if self.moments is None else 2,
+                },
+                "electrons": {
+                    "conv_thr": settings.conv_thr * len(atoms),
+                    **steps,
+                    **({"startingpot": "file"} if start else {}),
+                },
+            },
+            pseudopotentials={element: one.path.name for element, one in self.pseudopotentials.items()},
+            kpts=self.kpoints,
+        )
+        return text.getvalue() + self._hubbard(text.getvalue())
+
+    def _hubbard(self, deck: str) -> str:
+        """The card of the Hubbard parameters, for each species of an element that has one."""
+        species = deck.split("ATOMIC_SPECIES")[1].split("K_POINTS")[0].split()[::3]
+        lines = []
+        for name in species:
+            element = name.rstrip("0123456789")
+            if self.protocol.hubbard_u.get(element):
+                shell = SHELLS[atomic_numbers[element]]
+                lines.append(f"U {name}-{shell} {self.protocol.hubbard_u[element]:g}")
+        return "\n".join(["HUBBARD ortho-atomic", *lines, ""]) if lines else ""
+
+
+def key_of(
+    atoms: Atoms,
+    protocol: Protocol,
+    moments: np.ndarray | None = None,
+    pseudopotentials: Mapping[str, str] | None = None,
+) -> str:
+    """32 hexadecimal digits that are equal if and only if the label is the same.
+
+    SHA-256 over structure (to 1e-5 Angstrom), moments at the start, settings, and the hashes of the
+    pseudopotentials; neither versions of programs nor the form of the input file are in it.
+    """
+    places = [np.round(part / SAME).astype(np.int64).tolist() for part in (atoms.cell.array, atoms.positions)]
+    content = {
+        "numbers": atoms.numbers.tolist(),
+        "structure": places,
+        "moments": None if moments is None else np.round(moments, 6).tolist(),
+        "settings": protocol.decisive,
+        "pseudopotentials": dict(pseudopotentials or {}),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def starting_moments(atoms: Atoms, protocol: Protocol, electrons: float) -> np.ndarray | None:
+    """Moments that a calculation starts from, in Bohr magnetons; None if it need not be spin-polarised.
+
+    Those of a structure that brings its own, else :data:`MOMENTS`. Without a magnetic element and with an
+    even number of electrons, spin polarisation would find nothing; with an odd number one moment is spread
+    over the atoms.
+
+    Raises
+    ------
+    Unfit
+    """
+    odd = round(electrons) % 2 == 1
+    if protocol.order == "none":
+        if odd:
+            raise Unfit(
+                "odd number of electrons",
+                f"{electrons:g} electrons cannot all be paired: use a spin-polarised protocol "
+                "(order ferromagnetic).",
+            )
+        return None
+    own = atoms.get_initial_magnetic_moments() if atoms.has("initial_magmoms") else np.zeros(len(atoms))
+    moments = own if own.any() else np.asarray([MOMENTS.get(symbol, 0.0) for symbol in atoms.symbols])
+    if not moments.any():
+        return np.full(len(atoms), 1.0 / len(atoms)) if odd else None
+    return moments * alternating(atoms, moments != 0) if protocol.order == "antiferromagnetic" else moments
+
+
+def alternating(atoms: Atoms, magnetic: np.ndarray) -> np.ndarray:
+    """Signs for the simplest antiferromagnetic order: as many nearest magnetic neighbours opposite as can be.
+
+    Starting from the first magnetic atom, each next one (nearest first) is set against the majority of those
+    that are set, weighted by the inverse sixth power of their distances; then atoms are turned one by one as
+    long as that helps.
+
+    Parameters
+    ----------
+    atoms : Atoms
+    magnetic : ndarray of bool, shape (n,)
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        1, -1.
+
+    Raises
+    ------
+    Unfit
+        Fewer than two magnetic atoms, which all periodic images make ferromagnetic.
+    """
+    sites = np.flatnonzero(magnetic)
+    if len(sites) < 2:
+        raise Unfit(
+            "bad structure",
+            "an antiferromagnetic start needs at least two magnetic atoms in the cell; give a supercell.",
+        )
+    sublattice = atoms[sites]
+    reach = 1.5 * sublattice.cell.volume ** (1 / 3)
+    first, second, distance = neighbor_list("ijd", sublattice, reach)
+    coupling = np.zeros((len(sites), len(sites)))
+    np.add.at(coupling, (first, second), distance**-6.0)
+    np.fill_diagonal(coupling, 0.0)
+    signs = np.zeros(len(sites))
+    signs[0] = 1.0
+    while (signs == 0).any():
+        field = coupling @ signs
+        strength = np.where(signs == 0, coupling @ np.abs(signs), -1.0)
+        site = int(strength.argmax())
+        signs[site] = 1.0 if field[site] < 0 else -1.0
+    for _ in range(10 * len(sites)):
+        gain = signs * (coupling @ signs)
+        site = int(gain.argmax())
+        if gain[site] <= 1e-12:
+            break
+        signs[site] *= -1
+    signs *= signs[0]
+    result = np.ones(len(atoms))
+    result[sites] = signs
+    return result

@@ -1,0 +1,158 @@
+"""Calculations on many machines: Slurm, PBS, Kubernetes or several blocks of this one, through Parsl."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from matgraft.dft.protocols import said
+from matgraft.errors import InputError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class Cluster(BaseModel):
+    """Where calculations run, and on how much.
+
+    Attributes
+    ----------
+    provider : {"local", "slurm", "pbs", "kubernetes"}
+    blocks : int
+        Most jobs of the scheduler at a time; lost ones are replaced.
+    nodes : int
+        Machines of one block.
+    workers : int
+        Calculations at a time on one machine.
+    walltime : str
+        Of one block, ``hours:minutes:seconds``.
+    queue, account : str
+        Partition (Slurm) or queue (PBS), and who pays.
+    options : str
+        Further lines of the job script, such as ``#SBATCH --exclusive``.
+    prepare : str
+        Shell lines that each block begins with: load modules, activate an environment that holds matgraft.
+    image, namespace : str
+        Of Kubernetes.
+    address : str
+        Under which workers reach this machine; found out by itself where possible.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    provider: Literal["local", "slurm", "pbs", "kubernetes"] = "local"
+    blocks: int = Field(default=1, ge=1)
+    nodes: int = Field(default=1, ge=1)
+    workers: int = Field(default=1, ge=1)
+    walltime: str = Field(default="24:00:00", pattern=r"^\d+:\d\d:\d\d$")
+    queue: str = ""
+    account: str = ""
+    options: str = ""
+    prepare: str = ""
+    image: str = ""
+    namespace: str = "default"
+    address: str = ""
+
+    @property
+    def at_once(self) -> int:
+        """Calculations that run at the same time."""
+        return self.blocks * self.nodes * self.workers
+
+
+def read(path: str | Path) -> Cluster:
+    """Settings from a TOML file.
+
+    Raises
+    ------
+    InputError
+        Not readable, or with settings that do not exist or make no sense.
+    """
+    try:
+        return Cluster.model_validate(tomllib.loads(Path(path).read_text()))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path}: not a readable TOML file of settings ({error}).") from error
+    except ValidationError as error:
+        raise InputError(f"{path}: {said(error, Cluster)}") from error
+
+
+@contextmanager
+def executor(cluster: Cluster) -> Iterator[Executor]:
+    """Workers of a cluster for as long as the context lasts.
+
+    Raises
+    ------
+    InputError
+        Parsl is not installed.
+    """
+    try:
+        from parsl.addresses import address_by_hostname
+        from parsl.concurrent import ParslPoolExecutor
+        from parsl.config import Config
+        from parsl.executors import HighThroughputExecutor
+    except ImportError as error:
+        raise InputError("--cluster needs one more package: pip install 'matgraft[cluster]'") from error
+    # Parsl starts programs of its own, which lie beside this interpreter.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    here = "127.0.0.1" if cluster.provider == "local" else address_by_hostname()
+    with TemporaryDirectory(prefix="matgraft-parsl-", ignore_cleanup_errors=True) as folder:
+        workers = HighThroughputExecutor(
+            label="labels",
+            address=cluster.address or here,
+            max_workers_per_node=cluster.workers,
+            provider=_provider(cluster),
+            heartbeat_period=10,
+            heartbeat_threshold=60,
+        )
+        config = Config(executors=[workers], run_dir=folder, strategy="simple", max_idletime=600.0)
+        pool = ParslPoolExecutor(config)
+        try:
+            yield pool
+        finally:
+            # What still runs has nobody left to record it; waiting for it would only keep the user.
+            _close(pool)
+
+
+def _close(pool: Any) -> None:
+    dfk = pool._dfk
+    if dfk is not None:
+        for one in dfk.executors.values():
+            one.shutdown()
+        pool.shutdown(wait=False)
+
+
+def _provider(cluster: Cluster) -> Any:
+    from parsl.providers import KubernetesProvider, LocalProvider, PBSProProvider, SlurmProvider
+
+    common: dict[str, Any] = {
+        "init_blocks": cluster.blocks,
+        "max_blocks": cluster.blocks,
+        "min_blocks": 0,
+        "nodes_per_block": cluster.nodes,
+    }
+    if cluster.provider == "local":
+        return LocalProvider(**common, worker_init=cluster.prepare)
+    if cluster.provider == "kubernetes":
+        if not cluster.image:
+            raise InputError("provider kubernetes needs an image that holds matgraft and Quantum ESPRESSO.")
+        return KubernetesProvider(
+            cluster.image, **common, namespace=cluster.namespace, worker_init=cluster.prepare
+        )
+    batch: dict[str, Any] = {
+        "account": cluster.account or None,
+        "walltime": cluster.walltime,
+        "scheduler_options": cluster.options,
+        "worker_init": cluster.prepare,
+    }
+    if cluster.provider == "slurm":
+        return SlurmProvider(partition=cluster.queue or None, **batch, **common)
+    return PBSProProvider(queue=cluster.queue or None, **batch, **common)

@@ -1,0 +1,448 @@
+"""A durable store of labels: each structure and setting once, whoever asks, whatever is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from sqlite3 import DatabaseError
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.db import connect
+from ase.db.core import now
+from ase.db.row import AtomsRow, atoms2dict
+
+from matgraft.data import Dataset, Label
+from matgraft.data.formats.ase_files import DATA_KEY
+from matgraft.data.formats.common import SPECS_KEY
+from matgraft.dft.calculation import LADDER, Calculation, Unfit, key_of
+from matgraft.dft.output import CRASHED, KILLED, NOT_CONVERGED, Failure, Result
+from matgraft.dft.protocols import Protocol
+from matgraft.dft.protocols import protocol as named_protocol
+from matgraft.dft.pseudopotentials import library
+from matgraft.errors import InputError
+
+VERSION = 1
+_VERSION_KEY = "matgraft_store"
+_CONTENT = "matgraft_label"
+_MEANING = {name: asdict(Label(name, "eV", "cell")) for name in ("energy", "free_energy", "internal_energy")}
+
+DONE, FAILED = "done", "failed"
+
+LEASE = 120.0
+"""Seconds after which a claim that nobody renews may be taken over by another machine."""
+
+MOST_KILLS = 5
+"""A program that was killed is started again this often, with the same settings."""
+
+_CLAIMS = """CREATE TABLE IF NOT EXISTS matgraft_claims (
+    key TEXT PRIMARY KEY,
+    owner TEXT NOT NULL,
+    since DOUBLE PRECISION NOT NULL,
+    beat DOUBLE PRECISION NOT NULL
+)"""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One failed try."""
+
+    rung: int
+    reason: str
+    message: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the store knows of one structure and setting.
+
+    Attributes
+    ----------
+    key : str
+        See :attr:`matgraft.dft.calculation.Calculation.key`.
+    status : {"done", "failed"}
+    ids : list of str
+        Names that the structure was given.
+    atoms : ase.Atoms
+        With moments at the start, if spin-polarised.
+    protocol : Protocol
+    pseudopotentials : dict of str to str
+        SHA-256 of the file, by element.
+    result : Result or None
+    attempts : list of Attempt
+        Those that failed.
+    """
+
+    key: str
+    status: str
+    ids: list[str]
+    atoms: Atoms
+    protocol: Protocol
+    pseudopotentials: dict[str, str]
+    result: Result | None
+    attempts: list[Attempt] = field(default_factory=list)
+
+    @property
+    def rung(self) -> int | None:
+        """What of :data:`matgraft.dft.calculation.LADDER` to try next; None if nothing is left to try."""
+        return next_rung(self.attempts)
+
+    @property
+    def reason(self) -> str:
+        """Why there is no label; empty if there is one, or none was tried for yet."""
+        return self.attempts[-1].reason if self.status == FAILED and self.attempts else ""
+
+
+def next_rung(attempts: list[Attempt]) -> int | None:
+    """The next step of the ladder after these failures, or None.
+
+    What did not converge or crashed goes up; what was killed is repeated; what ran out of time, or cannot be
+    calculated at all, waits for ``matgraft label retry``.
+    """
+    if not attempts:
+        return 0
+    last = attempts[-1]
+    if last.reason == KILLED:
+        return last.rung if sum(one.reason == KILLED for one in attempts) < MOST_KILLS else None
+    if last.reason in (NOT_CONVERGED, CRASHED):
+        return last.rung + 1 if last.rung + 1 < len(LADDER) else None
+    return None
+
+
+class Store:
+    """Labels in an ASE database: a SQLite file, or PostgreSQL by its URL for several machines.
+
+    Labels and claims live in one database and every change is one transaction, so that a process may be
+    killed at any moment. A row's ``unique_id`` is the calculation's key; the database refuses a second one.
+
+    Parameters
+    ----------
+    place : str or Path
+        ``labels.db`` or ``postgresql://user:password@host:port/database``. Made if it does not exist.
+    create : bool
+        False: it must exist.
+
+    Raises
+    ------
+    InputError
+        It cannot be opened, is no store of labels, or is one of another version.
+    """
+
+    def __init__(self, place: str | Path, create: bool = True):
+        self.place = str(place)
+        self._lock = threading.RLock()
+        remote = "://" in self.place
+        if not remote and not self.place.endswith(".db"):
+            raise InputError(f"{self.place}: a store is a file that ends in .db, or a PostgreSQL URL.")
+        if not remote and not Path(self.place).exists():
+            if not create:
+                raise InputError(f"{self.place}: no such store.")
+            _make(Path(self.place))
+        try:
+            self._db = connect(self.place, use_lock_file=False)
+            metadata = self._db.metadata
+            if remote and create and _VERSION_KEY not in metadata and self._db.count() == 0:
+                self._db.metadata = metadata = _metadata()
+                with self._transaction() as cursor:
+                    cursor.execute(_CLAIMS)
+        except ImportError as error:
+            raise InputError(
+                f"{self.place}: PostgreSQL needs one more package: pip install 'matgraft[postgresql]'"
+            ) from error
+        except Exception as error:
+            raise InputError(f"{self.place}: cannot be opened as a store of labels ({error}).") from error
+        found = metadata.get(_VERSION_KEY)
+        if found is None:
+            raise InputError(f"{self.place}: a database of other things; give another --store.")
+        if found != VERSION:
+            raise InputError(
+                f"{self.place}: a store of version {found}, while this program writes version {VERSION}. "
+                "Use the matgraft that wrote it, or give another --store."
+            )
+
+    # ------------------------------------------------------------------ claims
+
+    def claim(self, key: str, owner: str) -> bool:
+        """Take a calculation on; False if it is done, or another living labeller has it."""
+        moment = time.time()
+        with self._transaction() as cursor:
+            claim = (key, owner, moment, moment)
+            cursor.execute("INSERT INTO matgraft_claims VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", claim)
+            cursor.execute("SELECT owner, beat FROM matgraft_claims WHERE key = ?", (key,))
+            holder, beat = cursor.fetchone()
+            if holder != owner:
+                if not _abandoned(holder, beat):
+                    return False
+                cursor.execute(
+                    "UPDATE matgraft_claims SET owner = ?, since = ?, beat = ? "
+                    "WHERE key = ? AND owner = ? AND beat = ?",
+                    (owner, moment, moment, key, holder, beat),
+                )
+                cursor.execute("SELECT owner FROM matgraft_claims WHERE key = ?", (key,))
+                if cursor.fetchone()[0] != owner:
+                    return False
+            row = self._row(key)
+            if row is not None and row.key_value_pairs["status"] == DONE:
+                cursor.execute("DELETE FROM matgraft_claims WHERE key = ? AND owner = ?", (key, owner))
+                return False
+        return True
+
+    def renew(self, owner: str) -> None:
+        """Say that the owner of some claims is alive."""
+        with self._transaction() as cursor:
+            cursor.execute("UPDATE matgraft_claims SET beat = ? WHERE owner = ?", (time.time(), owner))
+
+    def release(self, owner: str, key: str | None = None) -> None:
+        """Give back one claim, or all of an owner."""
+        with self._transaction() as cursor:
+            if key is None:
+                cursor.execute("DELETE FROM matgraft_claims WHERE owner = ?", (owner,))
+            else:
+                cursor.execute("DELETE FROM matgraft_claims WHERE owner = ? AND key = ?", (owner, key))
+
+    def claims(self) -> list[tuple[str, str, float]]:
+        """Key, owner and start (seconds since the epoch) of all that is being calculated by the living."""
+        with self._transaction() as cursor:
+            cursor.execute("SELECT key, owner, since, beat FROM matgraft_claims ORDER BY since")
+            rows = cursor.fetchall()
+        return [(key, owner, since) for key, owner, since, beat in rows if not _abandoned(owner, beat)]
+
+    # ------------------------------------------------------------------ labels
+
+    def record(
+        self, calculation: Calculation, outcome: Result | Failure, ids: list[str], rung: int = 0
+    ) -> None:
+        """Keep a label or a failure and give back the claim on it, both or neither.
+
+        A failure never replaces a label, and a second label changes nothing.
+        """
+        key = calculation.key
+        with self._transaction() as cursor:
+            cursor.execute("DELETE FROM matgraft_claims WHERE key = ?", (key,))
+            known = self._entry(self._row(key))
+            if known is not None and known.status == DONE:
+                return
+            attempts = list(known.attempts) if known else []
+            if isinstance(outcome, Failure):
+                attempts.append(Attempt(rung, outcome.reason, outcome.message, round(outcome.seconds, 2)))
+            names = list(dict.fromkeys([*(known.ids if known else []), *ids]))
+            pseudopotentials = {element: one.sha256 for element, one in calculation.pseudopotentials.items()}
+            result = outcome if isinstance(outcome, Result) else None
+            self._write(
+                calculation.atoms, calculation.protocol, key, pseudopotentials, names, attempts, result
+            )
+
+    def reject(self, atoms: Atoms, protocol: Protocol, unfit: Unfit, name: str) -> None:
+        """Keep the reason why a structure cannot be calculated at all."""
+        key = key_of(atoms, protocol)
+        with self._transaction() as cursor:
+            # A change first: it is what makes others wait.
+            cursor.execute("DELETE FROM matgraft_claims WHERE key = ?", (key,))
+            if self._row(key) is None:
+                self._write(
+                    atoms, protocol, key, {}, [name], [Attempt(0, unfit.reason, str(unfit), 0.0)], None
+                )
+
+    def forget_failures(self, key: str) -> None:
+        """Let the ladder begin anew for what has failed."""
+        with self._transaction() as cursor:
+            cursor.execute("DELETE FROM matgraft_claims WHERE key = ?", (key,))
+            entry = self._entry(self._row(key))
+            if entry is not None and entry.status == FAILED:
+                self._write(entry.atoms, entry.protocol, key, entry.pseudopotentials, entry.ids, [], None)
+
+    def get(self, key: str) -> Entry | None:
+        """What is known of a key, if anything."""
+        with self._transaction():
+            return self._entry(self._row(key))
+
+    def entries(self) -> Iterator[Entry]:
+        """All that is in the store, in the order of arrival."""
+        with self._transaction():
+            rows = list(self._db.select(sort="id"))
+        for row in rows:
+            entry = self._entry(row)
+            assert entry is not None
+            yield entry
+
+    # ---------------------------------------------------------------- database
+
+    def _row(self, key: str) -> AtomsRow | None:
+        return next(self._db.select(unique_id=key), None)
+
+    def _write(
+        self,
+        atoms: Atoms,
+        protocol: Protocol,
+        key: str,
+        pseudopotentials: dict[str, str],
+        ids: list[str],
+        attempts: list[Attempt],
+        result: Result | None,
+    ) -> None:
+        known = self._row(key)
+        values: dict[str, Any] = {
+            "status": FAILED if result is None else DONE,
+            "protocol": protocol.name,
+            "attempts": len(attempts) + (result is not None),
+        }
+        if result is None:
+            values["reason"] = attempts[-1].reason if attempts else "to be tried again"
+        else:
+            forces = None if result.forces is None else np.asarray(result.forces)
+            atoms = atoms.copy()
+            atoms.calc = SinglePointCalculator(
+                atoms,
+                energy=result.free_energy,
+                free_energy=result.free_energy,
+                forces=forces,
+                magmom=result.magnetization,
+            )
+            values |= {
+                "internal_energy": result.energy,
+                "smearing_energy": result.smearing,
+                "iterations": result.iterations,
+                "cpu_seconds": result.cpu_seconds,
+                "wall_seconds": result.wall_seconds,
+            }
+        created = now() if known is None else known.ctime  # type: ignore[attr-defined]
+        row = AtomsRow({**atoms2dict(atoms), "unique_id": key, "ctime": created, "user": ""})
+        content = {
+            "ids": ids,
+            "protocol": protocol.model_dump(),
+            "pseudopotentials": pseudopotentials,
+            "attempts": [asdict(one) for one in attempts],
+            "result": None if result is None else result.as_dict(),
+        }
+        # As text: databases of different kinds then give back the same numbers.
+        data = {_CONTENT: json.dumps(content), DATA_KEY: {"id": ids[0]}}
+        self._db._write(row, values, data, None if known is None else known.id)
+
+    def _entry(self, row: AtomsRow | None) -> Entry | None:
+        if row is None:
+            return None
+        content = json.loads(row.data[_CONTENT])
+        result = content["result"]
+        if result is not None:
+            result = Result(**{**result, "trace": [tuple(pair) for pair in result["trace"]]})
+        atoms = row.toatoms()
+        atoms.calc = None
+        return Entry(
+            key=row.unique_id,  # type: ignore[attr-defined]
+            status=row.key_value_pairs["status"],
+            ids=content["ids"],
+            atoms=atoms,
+            protocol=Protocol.model_validate(content["protocol"]),
+            pseudopotentials=content["pseudopotentials"],
+            result=result,
+            attempts=[Attempt(**one) for one in content["attempts"]],
+        )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Any]:
+        """A cursor whose changes are all made, or none."""
+        with self._lock:
+            db = self._db
+            if db.connection is not None:
+                yield db.connection.cursor()
+                return
+            try:
+                db.__enter__()
+                assert db.connection is not None
+                yield db.connection.cursor()
+                db.connection.commit()
+            except DatabaseError as error:
+                if "full" in str(error) or "disk I/O" in str(error):
+                    raise InputError(
+                        f"{self.place}: cannot be written ({error}). Make room and run the command again: "
+                        "what was finished before is kept."
+                    ) from error
+                raise
+            finally:
+                if db.connection is not None:
+                    # Without a commit before, this takes everything back.
+                    db.connection.close()
+                    db.connection = None
+
+
+def _metadata() -> dict:
+    return {_VERSION_KEY: VERSION, SPECS_KEY: _MEANING}
+
+
+def _make(path: Path) -> None:
+    """Make an empty store that appears whole: others may be making it, or this process be killed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.db")
+    try:
+        db = connect(partial, use_lock_file=False)
+        db.metadata = _metadata()
+        with db:
+            db.connection.execute(_CLAIMS)
+        os.link(partial, path)
+    except FileExistsError:
+        pass
+    except (OSError, DatabaseError) as error:
+        raise InputError(f"{path}: cannot be made ({error}).") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def new_owner() -> str:
+    """A name for this process that others can tell to be alive or dead."""
+    return f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}:{uuid.uuid4().hex[:8]}"
+
+
+def _abandoned(owner: str, beat: float) -> bool:
+    """Whether the owner of a claim is gone: at once if it lived here, else after the lease."""
+    host, pid, started, _ = owner.rsplit(":", 3)
+    if host == socket.gethostname() and started:
+        return _started(int(pid)) != started
+    return time.time() - beat > LEASE
+
+
+def _started(pid: int) -> str:
+    """When a process of this machine began, as the kernel counts; empty if it is gone or cannot be asked."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+        # The name of the program, in parentheses, may hold spaces.
+        return f"{boot}-{Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
+    except (OSError, IndexError):
+        return ""
+
+
+def energies_of(place: str | Path, dataset: Dataset, protocol: str | Protocol) -> np.ndarray:
+    """Labels of structures, as far as a store has them.
+
+    Parameters
+    ----------
+    place : str or Path
+    dataset : Dataset
+    protocol : str or Protocol
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        Free energies F = E - TS in eV per cell; NaN where there is no label.
+    """
+    settings = named_protocol(protocol) if isinstance(protocol, str) else protocol
+    store, shipped = Store(place, create=False), library()
+    energies = np.full(len(dataset), np.nan)
+    for i, atoms in enumerate(dataset):
+        try:
+            entry = store.get(Calculation.of(atoms, settings, shipped).key)
+        except Unfit:
+            continue
+        if entry is not None and entry.result is not None:
+            energies[i] = entry.result.free_energy
+    return energies

@@ -1,0 +1,224 @@
+"""What a store of labels holds: status, failures, traces, export."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols
+
+from matgraft.data import Dataset, Label
+from matgraft.data.writers import write
+from matgraft.dft.calculation import Calculation, Unfit
+from matgraft.dft.protocols import Protocol
+from matgraft.dft.pseudopotentials import library
+from matgraft.dft.store import FAILED, Entry, Store
+from matgraft.errors import InputError
+from matgraft.evaluation.plots import convergence
+from matgraft.evaluation.tables import Table
+from matgraft.jobs.folder import versions, write_csv, write_json
+from matgraft.progress import duration
+
+MOST_TRACES = 6
+"""In one picture."""
+
+_COLUMNS = (
+    "smearing", "fermi", "magnetization", "absolute_magnetization", "iterations", "kpoints", "cpu_seconds",
+    "wall_seconds",
+)  # fmt: skip
+
+
+def write_traces(
+    structures: str | Path | Dataset,
+    store: str | Path,
+    protocol: Protocol,
+    out: str | Path,
+    pseudopotentials: str | Path | None = None,
+) -> Path:
+    """Write how the loops of some labels converged: ``trace.csv`` and ``trace.png``.
+
+    Parameters
+    ----------
+    structures, store, protocol, pseudopotentials
+        As they were labelled.
+    out : path
+        Folder.
+    """
+    dataset = structures if isinstance(structures, Dataset) else Dataset.read(structures)
+    opened, known, out = Store(store, create=False), library(pseudopotentials), Path(out)
+    traces = {}
+    for name, atoms in zip(dataset.ids.tolist(), dataset, strict=True):
+        with suppress(Unfit):
+            entry = opened.get(Calculation.of(atoms, protocol, known).key)
+            if entry is not None and entry.result is not None:
+                traces[f"{name} ({atoms.get_chemical_formula(empirical=True)})"] = entry.result.trace
+    if not traces:
+        raise InputError(f"{opened.place}: no label of these structures, so no trace of one.")
+    out.mkdir(parents=True, exist_ok=True)
+    rows = [
+        (name, step, energy, accuracy)
+        for name, trace in traces.items()
+        for step, (energy, accuracy) in enumerate(trace, 1)
+    ]
+    write_csv(out / "trace.csv", ("structure", "iteration", "energy_ev", "estimated_accuracy_ev"), rows)
+    convergence(out / "trace.png", dict(list(traces.items())[:MOST_TRACES]))
+    return out
+
+
+def status(store: str | Path) -> dict:
+    """What a store holds, as plain values: labels, failures by reason, what is running, and times."""
+    opened = Store(store, create=False)
+    entries = list(opened.entries())
+    labels = [entry.result for entry in entries if entry.result is not None]
+    failed = [entry for entry in entries if entry.status == FAILED]
+    now = time.time()
+    return {
+        "store": opened.place,
+        "labels": len(labels),
+        "failures": dict(Counter(entry.reason or "to be tried again" for entry in failed)),
+        "protocols": dict(Counter(entry.protocol.name for entry in entries)),
+        "running": [
+            {"key": key, "by": owner.rsplit(":", 3)[0], "seconds": round(now - since)}
+            for key, owner, since in opened.claims()
+        ],
+        "cpu_seconds": sum(result.cpu_seconds for result in labels),
+        "median_wall_seconds": median(result.wall_seconds for result in labels) if labels else None,
+    }
+
+
+def table_of(summary: dict) -> list[Table]:
+    """The summary of :func:`status` as tables."""
+    typical = summary["median_wall_seconds"]
+    facts = [
+        ("labels", summary["labels"]),
+        *((f"failed: {reason}", n) for reason, n in sorted(summary["failures"].items())),
+        ("protocols", ", ".join(f"{name} {n}" for name, n in sorted(summary["protocols"].items()))),
+        ("processor time", duration(summary["cpu_seconds"])),
+        ("median time of a label", None if typical is None else f"{typical:.1f} s"),
+    ]
+    tables = [Table(("", summary["store"]), facts)]
+    if summary["running"]:
+        rows = [(one["key"], one["by"], duration(one["seconds"])) for one in summary["running"]]
+        tables.append(Table(("running", "on", "for"), rows))
+    return tables
+
+
+def failures(store: str | Path) -> Table:
+    """Every failure and its reason."""
+    rows = [
+        (entry.ids[0], entry.atoms.get_chemical_formula(), entry.reason, entry.attempts[-1].message)
+        for entry in Store(store, create=False).entries()
+        if entry.status == FAILED and entry.attempts
+    ]
+    return Table(("structure", "formula", "reason", "message"), rows)
+
+
+def export(store: str | Path, out: str | Path, protocol: str | None = None) -> tuple[Dataset, dict]:
+    """Write the labels of one protocol as a data set, and a card of how they came about beside it.
+
+    Parameters
+    ----------
+    store : path or URL
+    out : path
+        ``.extxyz``, ``.db``, or a folder; see :func:`matgraft.data.writers.write`. The card has the same name
+        and ends in ``.json``.
+    protocol : str, optional
+        Name of the protocol, if the store holds several.
+
+    Returns
+    -------
+    dataset : Dataset
+        With ``free_energy`` (F = E - TS, eV per cell) and ``internal_energy`` (E) as labels.
+    card : dict
+
+    Raises
+    ------
+    InputError
+        No label, or several settings, whose energies do not belong together.
+    """
+    out = Path(out)
+    entries = [
+        entry
+        for entry in Store(store, create=False).entries()
+        if protocol is None or entry.protocol.name == protocol
+    ]
+    labelled = [(entry, entry.result) for entry in entries if entry.result is not None]
+    if not labelled:
+        raise InputError(f"{store}: no label{f' by protocol {protocol}' if protocol else ''} in it.")
+    names = sorted({entry.protocol.name for entry, _ in labelled})
+    settings = {entry.protocol.model_dump_json(exclude={"name"}) for entry, _ in labelled}
+    if len(settings) > 1:
+        raise InputError(
+            f"{store}: labels of {len(settings)} different settings ({', '.join(names)}), whose energies do "
+            "not belong together. Choose one with --protocol."
+        )
+    hashes: dict[str, str] = {}
+    for entry, _ in labelled:
+        for element, sha256 in entry.pseudopotentials.items():
+            if hashes.setdefault(element, sha256) != sha256:
+                raise InputError(
+                    f"{store}: labels with different pseudopotentials for {element}, whose energies do not "
+                    "belong together. Label anew with one folder of pseudopotentials and another --store."
+                )
+    settled = labelled[0][0].protocol
+    programs = sorted({f"Quantum ESPRESSO {result.version}" for _, result in labelled})
+    spec = dict(unit="eV", kind="cell", level_of_theory=str(settled), origin=", ".join(programs))
+    columns = {
+        name: [np.nan if (value := getattr(result, name)) is None else value for _, result in labelled]
+        for name in _COLUMNS
+    }
+    dataset = Dataset.from_atoms(
+        [_plain(entry) for entry, _ in labelled],
+        [entry.ids[0] for entry, _ in labelled],
+        labels={
+            "free_energy": [result.free_energy for _, result in labelled],
+            "internal_energy": [result.energy for _, result in labelled],
+        },
+        specs={name: Label(name, **spec) for name in ("free_energy", "internal_energy")},  # type: ignore[arg-type]
+        columns=columns,
+        source=str(store),
+    )
+    wall = np.asarray([result.wall_seconds for _, result in labelled])
+    card = {
+        "n": len(labelled),
+        "protocol": settled.model_dump(),
+        "level_of_theory": str(settled),
+        "programs": programs,
+        "pseudopotentials": dict(sorted(hashes.items())),
+        "elements": sorted({chemical_symbols[z] for z in dataset.numbers}),
+        "times": {
+            "cpu_seconds": float(sum(columns["cpu_seconds"])),
+            "wall_seconds_quantiles": {
+                f"{share:g}": float(np.quantile(wall, share)) for share in (0, 0.25, 0.5, 0.75, 1)
+            },
+        },
+        "repeated": {entry.ids[0]: entry.ids[1:] for entry, _ in labelled if len(entry.ids) > 1},
+        "labelled_after_failures": {
+            entry.ids[0]: [one.reason for one in entry.attempts] for entry, _ in labelled if entry.attempts
+        },
+        "failures": {
+            entry.ids[0]: {
+                "formula": entry.atoms.get_chemical_formula(),
+                "reason": entry.reason,
+                "message": entry.attempts[-1].message if entry.attempts else "",
+                "attempts": len(entry.attempts),
+            }
+            for entry in entries
+            if entry.status == FAILED
+        },
+        "versions": versions(),
+    }
+    write(dataset, out)
+    write_json(out.with_suffix(".json"), card)
+    return dataset, card
+
+
+def _plain(entry: Entry) -> Atoms:
+    atoms = entry.atoms.copy()
+    atoms.set_initial_magnetic_moments(None)
+    return atoms

@@ -1,0 +1,255 @@
+"""Nothing lost, nothing twice: the store under kills, rivals and bad luck."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from ase.db import connect
+
+from dft.conftest import TOY, FakeEngine, calculation, result, strained, truth
+from matgraft.data import Dataset
+from matgraft.dft import store as store_module
+from matgraft.dft.calculation import LADDER, Unfit
+from matgraft.dft.output import CRASHED, KILLED, NOT_CONVERGED, OUT_OF_TIME, Failure
+from matgraft.dft.store import DONE, FAILED, MOST_KILLS, Attempt, Store, energies_of, new_owner, next_rung
+from matgraft.errors import InputError
+from matgraft.jobs.label import label
+
+DEAD = "999999999:gone"
+
+
+def ghost(i: int) -> str:
+    """The owner of a process of this machine that does not live any more."""
+    return f"{os.uname().nodename}:{DEAD}:{i}"
+
+
+def check(place, n: int) -> None:
+    """Every label exactly once and equal to the undisturbed value."""
+    entries = list(Store(place).entries())
+    assert len(entries) == n
+    expected = {calculation(i).key: truth(calculation(i)) for i in range(n)}
+    assert {entry.key: entry.result.free_energy for entry in entries} == expected
+    assert Store(place).claims() == []
+
+
+def labels_in(place) -> int:
+    with sqlite3.connect(place) as connection:
+        query = "SELECT COUNT(*) FROM text_key_values WHERE key = 'status' AND value = ?"
+        return connection.execute(query, (DONE,)).fetchone()[0]
+
+
+class Kill(BaseException):
+    pass
+
+
+def test_two_thousand_kills_between_any_two_steps(tmp_path, rng, monkeypatch):
+    place, n = tmp_path / "labels.db", 30
+    store, calculations = Store(place), [calculation(i) for i in range(n)]
+    commit_or_die = {"left": -1}
+    real = Store._transaction
+
+    @contextmanager
+    def mortal(self):
+        outermost = self._db.connection is None
+        with real(self) as cursor:
+            yield cursor
+            if outermost:
+                commit_or_die["left"] -= 1
+                if commit_or_die["left"] == 0:
+                    # Dead before the commit: all that was changed must be as before.
+                    raise Kill
+
+    monkeypatch.setattr(Store, "_transaction", mortal)
+    kills, most, round_ = 0, 0, 0
+    while kills < 2000:
+        if most == n:
+            # All there: start over with an empty store, as often as it takes.
+            commit_or_die["left"] = -1
+            check(place, n)
+            place = tmp_path / f"labels-{round_}.db"
+            store, most = Store(place), 0
+        round_ += 1
+        owner, one = ghost(round_), calculations[int(rng.integers(n))]
+        commit_or_die["left"] = int(rng.integers(1, 5))
+        try:
+            if store.claim(one.key, owner):
+                known = store.get(one.key)
+                rung = 0 if known is None else next_rung(known.attempts)
+                assert rung is not None
+                outcome = FakeEngine().run(one, rung)
+                if rng.random() < 0.5:
+                    raise Kill
+                store.record(one, outcome, [f"si-{round_}"], rung)
+            store.claims()
+        except Kill:
+            kills += 1
+        commit_or_die["left"] = -1
+        done = labels_in(place)
+        assert done >= most
+        most = done
+    assert round_ >= 2000
+
+
+@pytest.mark.slow
+def test_processes_killed_at_random_moments(tmp_path, rng):
+    place, n, kills = tmp_path / "labels.db", 40, 0
+    engine = FakeEngine(seconds=0.02)
+    while True:
+        child = os.fork()
+        if child == 0:
+            os.close(2)
+            label(strained(n), place, TOY, engine, workers=2)  # type: ignore[arg-type]
+            os._exit(0)
+        time.sleep(float(rng.uniform(0.0, 0.3)))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if not os.WIFSIGNALED(status):
+            break
+        kills += 1
+    assert kills > 3
+    check(place, n)
+
+
+def test_two_labellers_share_the_work(tmp_path):
+    place, n, children = tmp_path / "labels.db", 30, []
+    for _ in range(2):
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(2)
+            done = label(strained(n), place, TOY, FakeEngine(seconds=0.02))  # type: ignore[arg-type]
+            os.write(writer, f"{done.here} {done.done}".encode())
+            os._exit(0)
+        os.close(writer)
+        children.append((child, reader))
+    here = []
+    for child, reader in children:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        calculated, done = map(int, os.read(reader, 100).split())
+        assert done == n
+        here.append(calculated)
+    assert sum(here) == n
+    assert min(here) > 0
+    check(place, n)
+
+
+def test_a_claim_excludes_the_living_and_not_the_dead(tmp_path, monkeypatch):
+    store, key = Store(tmp_path / "labels.db"), calculation(0).key
+    mine, other = new_owner(), new_owner()
+    assert store.claim(key, mine)
+    assert not store.claim(key, other)
+    assert store.claim(key, mine)
+    store.release(mine, key)
+    assert store.claim(key, ghost(1))
+    assert store.claims() == []
+    assert store.claim(key, other)
+    elsewhere = "far-away:1:x-1:abc"
+    store.release(other)
+    assert store.claim(key, elsewhere)
+    assert not store.claim(key, mine)
+    monkeypatch.setattr(store_module, "LEASE", 0.0)
+    assert store.claim(key, mine)
+
+
+def test_a_label_is_never_replaced(tmp_path):
+    store, one = Store(tmp_path / "labels.db"), calculation(0)
+    store.record(one, Failure(CRASHED, "no", 1.0), ["a"], 0)
+    assert store.get(one.key).status == FAILED
+    store.record(one, result(one), ["b"], 1)
+    for later in (Failure(CRASHED, "no", 1.0), result(calculation(1))):
+        store.record(one, later, ["c"], 1)
+    entry = store.get(one.key)
+    assert (entry.status, entry.result, entry.ids) == (DONE, result(one), ["a", "b"])
+    assert [attempt.reason for attempt in entry.attempts] == [CRASHED]
+    assert not store.claim(one.key, new_owner())
+    np.testing.assert_allclose(entry.atoms.positions, one.positions)
+
+
+def test_the_ladder():
+    def attempts(*reasons: str) -> list[Attempt]:
+        made: list[Attempt] = []
+        for reason in reasons:
+            made.append(Attempt(next_rung(made) or 0, reason, "", 0.0))
+        return made
+
+    assert next_rung([]) == 0
+    assert next_rung(attempts(NOT_CONVERGED)) == 1
+    assert next_rung(attempts(NOT_CONVERGED, KILLED)) == 1
+    assert next_rung(attempts(*[CRASHED] * len(LADDER))) is None
+    assert next_rung(attempts(*[KILLED] * (MOST_KILLS - 1))) == 0
+    assert next_rung(attempts(*[KILLED] * MOST_KILLS)) is None
+    assert next_rung(attempts(OUT_OF_TIME)) is None
+    assert next_rung(attempts("no pseudopotential")) is None
+
+
+def test_an_ase_database_that_others_can_read(tmp_path):
+    place = tmp_path / "labels.db"
+    label(strained(3), place, TOY, FakeEngine())  # type: ignore[arg-type]
+    rows = list(connect(place).select(status="done"))
+    assert sorted(row.free_energy for row in rows) == sorted(truth(calculation(i)) for i in range(3))
+    read = Dataset.read(place, target="free_energy")
+    assert sorted(read.ids) == ["si-0", "si-1", "si-2"]
+    assert (read.specs["internal_energy"].unit, read.specs["internal_energy"].kind) == ("eV", "cell")
+    assert sorted(read.values("free_energy")) == sorted(truth(calculation(i)) for i in range(3))
+
+
+def test_energies_of_structures(tmp_path):
+    place = tmp_path / "labels.db"
+    label(strained(2), place, TOY, FakeEngine())  # type: ignore[arg-type]
+    found = energies_of(place, strained(3), TOY)
+    np.testing.assert_array_equal(found, [truth(calculation(0)), truth(calculation(1)), np.nan])
+
+
+def test_structures_that_cannot_be_calculated_keep_their_reason(tmp_path):
+    store = Store(tmp_path / "labels.db")
+    for _ in range(2):
+        store.reject(bulk("Cu"), TOY, Unfit("no pseudopotential", "none for Cu"), "copper")
+    (entry,) = store.entries()
+    assert (entry.status, entry.reason, entry.ids) == (FAILED, "no pseudopotential", ["copper"])
+
+
+def test_stores_that_are_none(tmp_path):
+    with pytest.raises(InputError, match="ends in .db"):
+        Store(tmp_path / "labels.sqlite")
+    with pytest.raises(InputError, match="no such store"):
+        Store(tmp_path / "labels.db", create=False)
+    (tmp_path / "noise.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(InputError, match="cannot be opened"):
+        Store(tmp_path / "noise.db")
+    connect(tmp_path / "other.db").write(bulk("Cu"))
+    with pytest.raises(InputError, match="other things"):
+        Store(tmp_path / "other.db")
+    Store(tmp_path / "newer.db")
+    connect(tmp_path / "newer.db").metadata = {"matgraft_store": 99}
+    with pytest.raises(InputError, match="version 99"):
+        Store(tmp_path / "newer.db")
+
+
+def test_a_full_disk_loses_nothing(tmp_path):
+    place, one = tmp_path / "labels.db", calculation(0)
+    store = Store(place)
+    store.record(one, result(one), ["a"])
+    with sqlite3.connect(place) as connection:
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    connect_plainly = store._db._connect
+
+    def connect_full():
+        connection = connect_plainly()
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+        return connection
+
+    store._db._connect = connect_full
+    with pytest.raises(InputError, match="full.*is kept"):
+        for i in range(1, 200):
+            store.record(calculation(i), result(calculation(i)), [f"si-{i}"])
+    entries = list(Store(place).entries())
+    assert [entry.result.free_energy for entry in entries] == [
+        truth(calculation(i)) for i in range(len(entries))
+    ]
