@@ -41,8 +41,8 @@ def truth(one: Calculation) -> float:
 def result(one: Calculation) -> Result:
     return Result(
         free_energy=truth(one), energy=truth(one) + 0.1, smearing=-0.1, fermi=1.0, magnetization=None,
-        absolute_magnetization=None, iterations=3, kpoints=1, electrons=8.0, cpu_seconds=0.0, wall_seconds=0.001,
-        version="fake", trace=[(truth(one) + 1.0, 1.0), (truth(one), 1e-6)],
+        absolute_magnetization=None, iterations=3, kpoints=1, electrons=8.0, cpu_seconds=0.0,
+        wall_seconds=0.001, version="fake", trace=[(truth(one) + 1.0, 1.0), (truth(one), 1e-6)],
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Density and potentials: their equations, their places in a crystal, their files, and the program that makes them."""
+"""Density and potentials: their equations, their places in a crystal, their files, and the program."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_fields_are_kept_whole(tmp_path):
         assert json.loads(str(held["units"]))["density"] == "electrons/Angstrom^3"
 
 
-# ------------------------------------------------------------------------------------------------------- planes
+# ----------------------------------------------------------------------------------------------- planes
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_values_on_a_plane_repeat_with_the_crystal():
     assert middle[2, 2] == pytest.approx(field[2, 3, 4])
 
 
-# ---------------------------------------------------------------------------------------------------- the verb
+# -------------------------------------------------------------------------------------------- the verb
 
 
 class Scripted(Engine):
@@ -367,7 +367,7 @@ def test_a_structure_without_pseudopotential_leaves_nothing(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-# ------------------------------------------------------------------------------------------------- the program
+# ----------------------------------------------------------------------------------------- the program
 
 
 @pytest.fixture(scope="module")

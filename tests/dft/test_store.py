@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from ase.build import bulk
 from ase.db import connect
-
 from dft.conftest import TOY, FakeEngine, calculation, result, strained, truth
+
 from matgraft.data import Dataset
 from matgraft.dft import store as store_module
 from matgraft.dft.calculation import LADDER, Unfit
@@ -216,7 +216,7 @@ def test_structures_that_cannot_be_calculated_keep_their_reason(tmp_path):
 
 
 def test_stores_that_are_none(tmp_path):
-    with pytest.raises(InputError, match="ends in .db"):
+    with pytest.raises(InputError, match=r"ends in \.db"):
         Store(tmp_path / "labels.sqlite")
     with pytest.raises(InputError, match="no such store"):
         Store(tmp_path / "labels.db", create=False)
@@ -246,9 +246,13 @@ def test_a_full_disk_loses_nothing(tmp_path):
         return connection
 
     store._db._connect = connect_full
-    with pytest.raises(InputError, match="full.*is kept"):
+
+    def fill() -> None:
         for i in range(1, 200):
             store.record(calculation(i), result(calculation(i)), [f"si-{i}"])
+
+    with pytest.raises(InputError, match=r"full.*is kept"):
+        fill()
     entries = list(Store(place).entries())
     assert [entry.result.free_energy for entry in entries] == [
         truth(calculation(i)) for i in range(len(entries))

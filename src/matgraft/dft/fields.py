@@ -13,7 +13,7 @@ from ase.units import Bohr, Hartree, Ry
 
 from matgraft.dft.calculation import LADDER, Calculation
 from matgraft.dft.engine import Engine, execute
-from matgraft.dft.output import CRASHED, NOT_CONVERGED, Result
+from matgraft.dft.output import CRASHED, NOT_CONVERGED, Failure, Result
 from matgraft.errors import InputError
 
 GRIDS = ("density", "v_ext", "v_hartree", "v_xc", "v_eff")
@@ -45,7 +45,7 @@ class Fields:
     density : ndarray, shape (n1, n2, n3)
         Valence electrons per Angstrom^3, both spins together.
     v_ext : ndarray, shape (n1, n2, n3)
-        Local part of the pseudopotentials, eV. Their non-local part is an operator and has no value at a point.
+        Local part of the pseudopotentials, eV. Their non-local part has no value at a point.
     v_hartree : ndarray, shape (n1, n2, n3)
         Potential of the density, eV; its mean is zero, for that of the nuclei would cancel it.
     v_xc : ndarray, shape (n1, n2, n3)
@@ -140,6 +140,7 @@ def calculate(
             return found[-1], outcome
         if outcome.reason not in (NOT_CONVERGED, CRASHED):
             break
+    assert isinstance(outcome, Failure)
     raise InputError(
         f"{calculation.atoms.get_chemical_formula()}: no density, {outcome.reason} ({outcome.message}). "
         "Look at the structure, or give another protocol or more time."
@@ -152,15 +153,16 @@ def _read(calculation: Calculation, engine: Engine, folder: Path) -> Fields:
     for name, number in _PLOTS.items():
         # Component 0 is the sum of both spins for the density and their mean for the potential.
         (folder / "pp.in").write_text(
-            f"&INPUTPP prefix='pwscf', outdir='out', filplot='{name}', plot_num={number}, spin_component=0 /\n"
+            f"&INPUTPP prefix='pwscf', outdir='out', filplot='{name}', plot_num={number}, "
+            "spin_component=0 /\n"
             "&PLOT /\n"
         )
         code, text, _ = execute((*engine.program(_PROGRAM), "-in", "pp.in"), folder)
         if code or not (folder / name).is_file():
             raise InputError(
                 f"{' '.join(engine.program(_PROGRAM))}: does not write the {name.replace('_', ' + ')} "
-                f"({' '.join(text.split()[-20:]) or f'exit code {code}'}). It must be of the same installation "
-                "as pw.x; name that with --command."
+                f"({' '.join(text.split()[-20:]) or f'exit code {code}'}). It must be of the installation of "
+                "pw.x; name that with --command."
             )
         plots[name] = read_plot(folder / name)
     bare, hartree, total = (plots[name] * Ry for name in ("bare", "bare_hartree", "total"))
@@ -178,7 +180,7 @@ def _read(calculation: Calculation, engine: Engine, folder: Path) -> Fields:
 def read_plot(path: str | Path) -> np.ndarray:
     """The values in a file that pp.x writes as ``filplot``, in the program's unit; shape (n1, n2, n3).
 
-    They have ten digits there and five in the program's cube files, too few for the differences of potentials.
+    They have ten digits there and five in the program's cube files, too few for differences of potentials.
     """
     with open(path) as handle:
         handle.readline()

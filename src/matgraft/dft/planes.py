@@ -47,11 +47,11 @@ class Plane:
 
     @property
     def extent(self) -> tuple[float, float, float, float]:
-        """Left, right, bottom and top in the coordinates of the plane, whose origin is the centre; Angstrom."""
+        """Left, right, bottom and top in the coordinates of the plane, its centre the origin; Angstrom."""
         return -self.width / 2, self.width / 2, -self.height / 2, self.height / 2
 
     def points(self) -> np.ndarray:
-        """Points of a regular grid from the lower left, edges included; Angstrom, shape (rows, columns, 3)."""
+        """Points of a regular grid from the lower left, edges included; Angstrom, (rows, columns, 3)."""
         left, right, bottom, top = self.extent
         x = np.linspace(left, right, round(self.width / SPACING) + 1)
         y = np.linspace(bottom, top, round(self.height / SPACING) + 1)

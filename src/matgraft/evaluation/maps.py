@@ -121,10 +121,8 @@ def _panel(fig: Figure, ax: Axes, panel: Map, extent: tuple[float, float, float,
         panel.values, origin="lower", extent=extent, norm=norm, cmap=DIVERGING if both else SEQUENTIAL,
         interpolation="bilinear",
     )  # fmt: skip
-    ax.contour(
-        panel.values, MaxNLocator(9).tick_values(norm.vmin, norm.vmax), extent=extent, colors=INK, linewidths=0.35,
-        alpha=0.5, linestyles="solid",
-    )  # fmt: skip
+    steps = MaxNLocator(9).tick_values(*image.get_clim())
+    ax.contour(panel.values, steps, extent=extent, colors=INK, linewidths=0.35, alpha=0.5, linestyles="solid")
     ax.grid(False)
     ax.set_title(_subscript(panel.name, "bf"), parse_math=True)
     ax.set_xlabel("x (Å)")
@@ -132,9 +130,8 @@ def _panel(fig: Figure, ax: Axes, panel: Map, extent: tuple[float, float, float,
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     ends = ((least, least < low, "min"), (most, most > high, "max"))
     cut = {name: value for value, clipped, name in ends if clipped}
-    bar = fig.colorbar(
-        image, ax=ax, location="bottom", aspect=16, pad=0.02, extend="both" if len(cut) == 2 else [*cut, "neither"][0]
-    )  # fmt: skip
+    beyond = "both" if len(cut) == 2 else [*cut, "neither"][0]
+    bar = fig.colorbar(image, ax=ax, location="bottom", aspect=16, pad=0.02, extend=beyond)
     bar.set_label(panel.unit, fontsize=SMALL)
     bar.ax.xaxis.set_major_locator(MaxNLocator(4))
     bar.outline.set_linewidth(0.5)  # type: ignore[operator]

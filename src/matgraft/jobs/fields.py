@@ -46,8 +46,8 @@ class Written:
         return Table(
             ("check", "deviation", "at most", "unit", "passed"),
             rows,
-            caption=f"With {self.protocol.smearing} smearing, pw.x 7.2 holds a Fermi level for found that is up to "
-            "0.01 electrons off; the smearings gaussian and fd are exact."
+            caption=f"With {self.protocol.smearing} smearing, pw.x 7.2 takes a Fermi level as found that is "
+            "up to 0.01 electrons off; the smearings gaussian and fd are exact."
             if loose
             else "",
         )

@@ -1,4 +1,4 @@
-"""The study's figures that explain, Figs. 1 and 4 to 7, drawn from the code and from numbers instead of by hand.
+"""The study's figures that explain, Figs. 1 and 4 to 7, drawn from the code and from numbers, not by hand.
 
 Every figure takes a path, writes the file and returns the path; the ending chooses the format.
 """
@@ -49,7 +49,8 @@ def self_consistency(path: str | Path) -> Path:
         "guess": ((left, top), "guess of the density\n$n(r)$ from free atoms", GREEN),
         "potential": ((middle, top), r"$V_\mathrm{eff} = V_\mathrm{ext} + V_\mathrm{Hartree}[n]$" + "\n"
                       + r"$+\, V_\mathrm{xc}[n]$", PINK),
-        "equations": ((right, top), "Kohn-Sham equations\n" + r"$H_\mathrm{eff}\,\psi_i = \epsilon_i\,\psi_i$", BLUE),
+        "equations": ((right, top), "Kohn-Sham equations\n"
+                      + r"$H_\mathrm{eff}\,\psi_i = \epsilon_i\,\psi_i$", BLUE),
         "occupations": ((right, centre), "occupations $f_i$ by\nsmearing at the Fermi level", BLUE),
         "density": ((right, bottom), "new density\n" + r"$n'(r) = \Sigma_i\, f_i\, |\psi_i(r)|^2$", GREEN),
         "converged": ((middle, bottom), "converged?\nestimated error < tolerance", YELLOW),
