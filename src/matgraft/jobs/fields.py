@@ -160,7 +160,7 @@ def draw(path: str | Path, found: Fields, indices: tuple[int, int, int]) -> Path
             Site(found.atoms.symbols[index], x, y, abs(off) <= INSIDE)
             for index, (x, y, off) in zip(near, places, strict=True)
         ],
-        title=f"{found.atoms.get_chemical_formula()}, plane ({shown}) through the first atom",
+        title=f"{found.atoms.get_chemical_formula('metal')}, plane ({shown}) through the first atom",
     )
 
 

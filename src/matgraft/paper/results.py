@@ -83,8 +83,8 @@ class Finding:
 
     @property
     def source_seconds(self) -> float:
-        """How long the source model trained, by its card."""
-        history = load_model(str(self.experiment.source)).card["history"]
+        """How long the source model that the schemes start from trained, by its card."""
+        history = load_model(str(self.experiment.source).split(",")[0]).card["history"]
         return float(sum(row["seconds"] for row in history))
 
 
