@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
+import command
 import pytest
 from ase.build import bulk
 from ase.io import write
@@ -25,13 +22,7 @@ def folder(tmp_path_factory):
 
 
 def run(folder, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "matgraft", "fields", *arguments, "--out", "out"],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "MATGRAFT_PW": str(folder / "pw.x")},
-    )
+    return command.run("fields", *arguments, "--out", "out", folder=folder, MATGRAFT_PW=str(folder / "pw.x"))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from command import run
 from small import SMALL
 
 from matgraft.data import Dataset, Label
@@ -29,16 +29,6 @@ def source(tmp_path_factory):
     references = References.given(dict.fromkeys(species, -1.0))
     model = Model(SchNet(SMALL), Label("e", "eV/atom", "atom"), references, 0.1, species, {"name": "tiny"})
     return model.save(tmp_path_factory.mktemp("models") / "tiny")
-
-
-def run(*arguments, folder=None):
-    return subprocess.run(
-        [sys.executable, "-m", "matgraft", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
-    )
 
 
 VERBS = ("finetune", "predict", "fields", "pretrain", "benchmark")

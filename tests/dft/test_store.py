@@ -146,7 +146,7 @@ def test_a_claim_excludes_the_living_and_not_the_dead(tmp_path, monkeypatch):
     assert store.claim(key, mine)
     assert not store.claim(key, other)
     assert store.claim(key, mine)
-    store.release(mine, key)
+    store.release(mine)
     assert store.claim(key, ghost(1))
     assert store.claims() == []
     assert store.claim(key, other)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import os
-import subprocess
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk
+from command import run
 from small import SMALL
 
 from matgraft.data import Dataset, Label
@@ -245,16 +244,6 @@ def test_chemical_potentials_from_words_and_files(tmp_path):
     for word in ("O=much", "O", str(tmp_path / "bad.json")):
         with pytest.raises(InputError, match=r"neither a word such as O=-4\.95"):
             read_potentials([word])
-
-
-def run(*arguments, folder):
-    return subprocess.run(
-        [sys.executable, "-m", "matgraft", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
-    )
 
 
 def test_command_line(doped, tmp_path):

@@ -39,7 +39,8 @@ def made_up(experiment) -> dict:
     )
     target = rng.normal(-7, 1, n) * natoms
     untrained = ["references_alone", "composition_forest"]
-    if experiment.source:
+    source = experiment.source and experiment.source.partition(",")[0]
+    if source:
         untrained += ["zero_shot_source", "source_plus_references"]
     results = []
     for seed in range(SEEDS):
@@ -61,7 +62,7 @@ def made_up(experiment) -> dict:
     return {
         "settings": {
             "data": experiment.data, "target": experiment.target, "label": vars(label),
-            "source": experiment.source, "sizes": list(experiment.sizes), "val_size": n, "seeds": SEEDS,
+            "source": source, "sizes": list(experiment.sizes), "val_size": n, "seeds": SEEDS,
             "group": experiment.group, "recipes": {"direct": {"epochs": 3}, "source": {"epochs": 3}},
         },
         "versions": {"torch": "2"},

@@ -32,8 +32,6 @@ def fields(
 
     Example: `matgraft fields silicon.cif --plane 110 --protocol moderate --out silicon`
     """
-    from dataclasses import asdict
-
     from matgraft.dft.engine import find
     from matgraft.dft.planes import miller
     from matgraft.dft.protocols import protocol as named
@@ -51,9 +49,7 @@ def fields(
         pseudopotentials=pseudopotentials,
     )
     if as_json:
-        print_json(
-            {"out": str(out), "checks": [{**asdict(one), "passed": one.passed} for one in done.checks]}
-        )
+        print_json({"out": str(out), "checks": [one.as_dict() for one in done.checks]})
         return
     console.print(done.table.rich())
     for path in sorted(out.iterdir()):

@@ -134,8 +134,12 @@ class Calculation:
     @cached_property
     def key(self) -> str:
         """See :func:`key_of`."""
-        hashes = {element: one.sha256 for element, one in self.pseudopotentials.items()}
-        return key_of(self.atoms, self.protocol, self.moments, hashes)
+        return key_of(self.atoms, self.protocol, self.moments, self.hashes)
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of the pseudopotentials, by element."""
+        return {element: one.sha256 for element, one in self.pseudopotentials.items()}
 
     def deck(
         self,

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import re
-import warnings
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-import spglib
 from ase import Atoms
 from scipy.ndimage import map_coordinates
 
+from matgraft.data.symmetry import symmetry
 from matgraft.errors import InputError
 
 SPACING = 0.05
 """Angstrom between points on a plane."""
 REACH = 8.0
 """Angstrom: least width and height of the part of a plane that is shown."""
-SYMPREC = 0.01
 
 
 @dataclass(frozen=True)
@@ -113,16 +111,11 @@ def conventional(atoms: Atoms) -> np.ndarray:
     primitive cell of a centred lattice, or a supercell, of which only that one has indices that all agree on.
     """
     cell = atoms.cell.array
-    with warnings.catch_warnings():
-        # 2.7 and 2.8 announce on every call that 3.0 will raise errors, where versions before return None.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        try:
-            found = spglib.get_symmetry_dataset((cell, atoms.get_scaled_positions(), atoms.numbers), SYMPREC)
-        except Exception:
-            found = None
-    if found is None or abs(abs(np.linalg.det(found.transformation_matrix)) - 1) < 1e-3:
+    try:
+        matrix = symmetry(atoms).transformation_matrix
+    except ValueError:
         return cell
-    return np.linalg.inv(found.transformation_matrix).T @ cell
+    return cell if abs(abs(np.linalg.det(matrix)) - 1) < 1e-3 else np.linalg.inv(matrix).T @ cell
 
 
 def _periods(cell: np.ndarray, normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from sqlite3 import DatabaseError
 from typing import Any
@@ -38,6 +38,7 @@ _CONTENT = "matgraft_label"
 _MEANING = {name: asdict(Label(name, "eV", "cell")) for name in ("energy", "free_energy", "internal_energy")}
 
 DONE, FAILED = "done", "failed"
+UNTRIED = "to be tried again"
 
 LEASE = 120.0
 """Seconds after which a claim that nobody renews may be taken over by another machine."""
@@ -71,7 +72,6 @@ class Entry:
     ----------
     key : str
         See :attr:`matgraft.dft.calculation.Calculation.key`.
-    status : {"done", "failed"}
     ids : list of str
         Names that the structure was given.
     atoms : ase.Atoms
@@ -85,13 +85,17 @@ class Entry:
     """
 
     key: str
-    status: str
     ids: list[str]
     atoms: Atoms
     protocol: Protocol
     pseudopotentials: dict[str, str]
     result: Result | None
     attempts: list[Attempt] = field(default_factory=list)
+
+    @property
+    def status(self) -> str:
+        """``done`` or ``failed``."""
+        return FAILED if self.result is None else DONE
 
     @property
     def rung(self) -> int | None:
@@ -203,13 +207,10 @@ class Store:
         with self._transaction() as cursor:
             cursor.execute("UPDATE matgraft_claims SET beat = ? WHERE owner = ?", (time.time(), owner))
 
-    def release(self, owner: str, key: str | None = None) -> None:
-        """Give back one claim, or all of an owner."""
+    def release(self, owner: str) -> None:
+        """Give back all claims of an owner."""
         with self._transaction() as cursor:
-            if key is None:
-                cursor.execute("DELETE FROM matgraft_claims WHERE owner = ?", (owner,))
-            else:
-                cursor.execute("DELETE FROM matgraft_claims WHERE owner = ? AND key = ?", (owner, key))
+            cursor.execute("DELETE FROM matgraft_claims WHERE owner = ?", (owner,))
 
     def claims(self) -> list[tuple[str, str, float]]:
         """Key, owner and start (seconds since the epoch) of all that is being calculated by the living."""
@@ -230,18 +231,17 @@ class Store:
         key = calculation.key
         with self._transaction() as cursor:
             cursor.execute("DELETE FROM matgraft_claims WHERE key = ?", (key,))
-            known = self._entry(self._row(key))
+            row = self._row(key)
+            known = self._entry(row)
             if known is not None and known.status == DONE:
                 return
             attempts = list(known.attempts) if known else []
             if isinstance(outcome, Failure):
                 attempts.append(Attempt(rung, outcome.reason, outcome.message, round(outcome.seconds, 2)))
             names = list(dict.fromkeys([*(known.ids if known else []), *ids]))
-            pseudopotentials = {element: one.sha256 for element, one in calculation.pseudopotentials.items()}
             result = outcome if isinstance(outcome, Result) else None
-            self._write(
-                calculation.atoms, calculation.protocol, key, pseudopotentials, names, attempts, result
-            )
+            settings, hashes = calculation.protocol, calculation.hashes
+            self._write(row, Entry(key, names, calculation.atoms, settings, hashes, result, attempts))
 
     def reject(self, atoms: Atoms, protocol: Protocol, unfit: Unfit, name: str) -> None:
         """Keep the reason why a structure cannot be calculated at all."""
@@ -250,17 +250,17 @@ class Store:
             # A change first: it is what makes others wait.
             cursor.execute("DELETE FROM matgraft_claims WHERE key = ?", (key,))
             if self._row(key) is None:
-                self._write(
-                    atoms, protocol, key, {}, [name], [Attempt(0, unfit.reason, str(unfit), 0.0)], None
-                )
+                attempt = Attempt(0, unfit.reason, str(unfit), 0.0)
+                self._write(None, Entry(key, [name], atoms, protocol, {}, None, [attempt]))
 
     def forget_failures(self, key: str) -> None:
         """Let the ladder begin anew for what has failed."""
         with self._transaction() as cursor:
             cursor.execute("DELETE FROM matgraft_claims WHERE key = ?", (key,))
-            entry = self._entry(self._row(key))
+            row = self._row(key)
+            entry = self._entry(row)
             if entry is not None and entry.status == FAILED:
-                self._write(entry.atoms, entry.protocol, key, entry.pseudopotentials, entry.ids, [], None)
+                self._write(row, replace(entry, attempts=[]))
 
     def get(self, key: str) -> Entry | None:
         """What is known of a key, if anything."""
@@ -281,24 +281,16 @@ class Store:
     def _row(self, key: str) -> AtomsRow | None:
         return next(self._db.select(unique_id=key), None)
 
-    def _write(
-        self,
-        atoms: Atoms,
-        protocol: Protocol,
-        key: str,
-        pseudopotentials: dict[str, str],
-        ids: list[str],
-        attempts: list[Attempt],
-        result: Result | None,
-    ) -> None:
-        known = self._row(key)
+    def _write(self, known: AtomsRow | None, entry: Entry) -> None:
+        """Write an entry as a new row, or over the one that is known."""
+        atoms, attempts, result = entry.atoms, entry.attempts, entry.result
         values: dict[str, Any] = {
-            "status": FAILED if result is None else DONE,
-            "protocol": protocol.name,
+            "status": entry.status,
+            "protocol": entry.protocol.name,
             "attempts": len(attempts) + (result is not None),
         }
         if result is None:
-            values["reason"] = attempts[-1].reason if attempts else "to be tried again"
+            values["reason"] = entry.reason or UNTRIED
         else:
             forces = None if result.forces is None else np.asarray(result.forces)
             atoms = atoms.copy()
@@ -317,16 +309,16 @@ class Store:
                 "wall_seconds": result.wall_seconds,
             }
         created = now() if known is None else known.ctime  # type: ignore[attr-defined]
-        row = AtomsRow({**atoms2dict(atoms), "unique_id": key, "ctime": created, "user": ""})
+        row = AtomsRow({**atoms2dict(atoms), "unique_id": entry.key, "ctime": created, "user": ""})
         content = {
-            "ids": ids,
-            "protocol": protocol.model_dump(),
-            "pseudopotentials": pseudopotentials,
+            "ids": entry.ids,
+            "protocol": entry.protocol.model_dump(),
+            "pseudopotentials": entry.pseudopotentials,
             "attempts": [asdict(one) for one in attempts],
             "result": None if result is None else result.as_dict(),
         }
         # As text: databases of different kinds then give back the same numbers.
-        data = {_CONTENT: json.dumps(content), DATA_KEY: {"id": ids[0]}}
+        data = {_CONTENT: json.dumps(content), DATA_KEY: {"id": entry.ids[0]}}
         self._db._write(row, values, data, None if known is None else known.id)
 
     def _entry(self, row: AtomsRow | None) -> Entry | None:
@@ -340,7 +332,6 @@ class Store:
         atoms.calc = None
         return Entry(
             key=row.unique_id,  # type: ignore[attr-defined]
-            status=row.key_value_pairs["status"],
             ids=content["ids"],
             atoms=atoms,
             protocol=Protocol.model_validate(content["protocol"]),

@@ -158,8 +158,8 @@ def plan(
         "data_hash": task.data_hash,
         "target": target,
         "label": vars(task.label),
-        "source": ",".join(one.card.get("name", str(source)) for one in sources) or None,
-        "source_hash": ",".join(one.content_hash() for one in sources) or None,
+        "source": None if parent is None else parent.card.get("name", str(source)),
+        "source_hash": None if parent is None else parent.content_hash(),
         "sizes": sorted(sizes),
         "val_size": val_size,
         "seeds": seeds,
@@ -168,6 +168,8 @@ def plan(
         "preset": preset,
         "recipes": {"direct": for_direct.model_dump(), "source": for_graft.model_dump()},
     }
+    if further := [one.content_hash() for one in sources[1:]]:
+        settings["further_source_hashes"] = further
     validation = {
         str(subset.seed): {
             "ids": dataset.ids[subset.validation].tolist(),

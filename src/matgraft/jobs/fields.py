@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -113,7 +113,7 @@ def fields(
             out / CHECKS,
             {
                 "grid": found.density.shape,
-                "checks": [{**asdict(one), "passed": one.passed} for one in checks(found)],
+                "checks": [one.as_dict() for one in checks(found)],
                 "calculation": result.as_dict(),
             },
         )

@@ -19,7 +19,7 @@ from matgraft.dft.engine import Engine
 from matgraft.dft.output import KILLED, Failure, Result
 from matgraft.dft.protocols import Protocol
 from matgraft.dft.pseudopotentials import library
-from matgraft.dft.store import DONE, LEASE, Entry, Store, new_owner, next_rung
+from matgraft.dft.store import DONE, LEASE, Entry, Store, new_owner
 from matgraft.errors import InputError
 from matgraft.progress import Progress
 
@@ -49,10 +49,15 @@ class Labelled:
     too_large: list[str] = field(default_factory=list)
     reasons: Counter = field(default_factory=Counter)
 
+    def fail(self, reason: str) -> None:
+        """Count a failure."""
+        self.failed += 1
+        self.reasons[reason] += 1
+
 
 def label(
     structures: str | Path | Dataset,
-    store: str | Path | Store,
+    store: str | Path,
     protocol: Protocol,
     engine: Engine,
     *,
@@ -71,7 +76,7 @@ def label(
     Parameters
     ----------
     structures : path, name of a known data set, or Dataset
-    store : path, URL or Store
+    store : path or URL
     protocol : Protocol
     engine : Engine
         Anything with its method ``run``.
@@ -95,8 +100,7 @@ def label(
     """
     dataset = structures if isinstance(structures, Dataset) else Dataset.read(structures)
     known = library(pseudopotentials)
-    store = store if isinstance(store, Store) else Store(store)
-    report = Labelled()
+    opened, report = Store(store), Labelled()
     queue: dict[str, tuple[Calculation, list[str]]] = {}
     for name, atoms in zip(dataset.ids.tolist(), dataset, strict=True):
         if max_atoms is not None and len(atoms) > max_atoms:
@@ -105,13 +109,12 @@ def label(
         try:
             calculation = Calculation.of(atoms, protocol, known)
         except Unfit as unfit:
-            store.reject(atoms, protocol, unfit, name)
-            report.failed += 1
-            report.reasons[unfit.reason] += 1
+            opened.reject(atoms, protocol, unfit, name)
+            report.fail(unfit.reason)
             continue
         queue.setdefault(calculation.key, (calculation, []))[1].append(name)
     return work(
-        store, list(queue.values()), engine, report,
+        opened, list(queue.values()), engine, report,
         executor=executor, workers=workers, max_seconds=max_seconds, scratch=scratch,
     )  # fmt: skip
 
@@ -142,8 +145,7 @@ def retry(
         try:
             calculation = Calculation.of(entry.atoms, entry.protocol, known)
         except Unfit as unfit:
-            report.failed += 1
-            report.reasons[unfit.reason] += 1
+            report.fail(unfit.reason)
             continue
         opened.forget_failures(entry.key)
         queue.append((calculation, entry.ids))
@@ -171,15 +173,14 @@ def work(
     for calculation, ids in sorted(queue, key=lambda one: one[0].cost):
         if (rung := _settled(known.get(calculation.key), report)) is not None:
             waiting.append((calculation, ids, rung))
-    total = report.done + report.failed + len(waiting)
     running: dict[Future, tuple[Calculation, list[str], int]] = {}
     speed = _Speed(workers)
     own = ThreadPoolExecutor(workers) if executor is None else None
     heart = _Heart(store, owner)
     try:
-        done = total - len(waiting)
+        done = report.done + report.failed
         with Progress(
-            total,
+            done + len(waiting),
             "label",
             unit="structures",
             done=done,
@@ -235,11 +236,9 @@ def _settled(entry: Entry | None, report: Labelled) -> int | None:
     if entry.status == DONE:
         report.done += 1
         return None
-    rung = next_rung(entry.attempts)
-    if rung is None:
-        report.failed += 1
-        report.reasons[entry.reason] += 1
-    return rung
+    if entry.rung is None:
+        report.fail(entry.reason)
+    return entry.rung
 
 
 def _outcome(future: Future) -> Result | Failure:

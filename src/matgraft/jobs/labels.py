@@ -17,7 +17,7 @@ from matgraft.data.writers import write
 from matgraft.dft.calculation import Calculation, Unfit
 from matgraft.dft.protocols import Protocol
 from matgraft.dft.pseudopotentials import library
-from matgraft.dft.store import FAILED, Entry, Store
+from matgraft.dft.store import FAILED, UNTRIED, Entry, Store
 from matgraft.errors import InputError
 from matgraft.evaluation.plots import convergence
 from matgraft.evaluation.tables import Table
@@ -80,7 +80,7 @@ def status(store: str | Path) -> dict:
     return {
         "store": opened.place,
         "labels": len(labels),
-        "failures": dict(Counter(entry.reason or "to be tried again" for entry in failed)),
+        "failures": dict(Counter(entry.reason or UNTRIED for entry in failed)),
         "protocols": dict(Counter(entry.protocol.name for entry in entries)),
         "running": [
             {"key": key, "by": owner.rsplit(":", 3)[0], "seconds": round(now - since)}

@@ -84,7 +84,7 @@ class Finding:
     @property
     def source_seconds(self) -> float:
         """How long the source model that the schemes start from trained, by its card."""
-        history = load_model(str(self.experiment.source).split(",")[0]).card["history"]
+        history = load_model(self.settings["source"]).card["history"]
         return float(sum(row["seconds"] for row in history))
 
 

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import spglib
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 
+from matgraft.data.symmetry import symmetry
 from matgraft.errors import InputError
-
-SYMPREC = 0.01
-"""Angstrom by which atoms may miss their symmetric places. Relaxed crystals do so by less; twice as many
-calculations of one and the same defect are the price of a smaller value."""
 
 VACANCY = "vac"
 """Stands for the missing atom in names: the V of Kröger and Vink is vanadium."""
@@ -165,19 +160,12 @@ def _changes(
 
 def _inequivalent(perfect: Atoms, name: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """First atom of each class of equivalent ones and the size of the class, and the letter of every atom."""
-    crystal = (perfect.cell.array, perfect.get_scaled_positions(), perfect.numbers)
-    problem = "see whether atoms overlap"
-    with warnings.catch_warnings():
-        # 2.7 and 2.8 announce on every call that 3.0 will raise errors, where versions before return None.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        try:
-            symmetry = spglib.get_symmetry_dataset(crystal, symprec=SYMPREC)
-        except Exception as error:
-            symmetry, problem = None, str(error)
-    if symmetry is None:
+    try:
+        found = symmetry(perfect)
+    except ValueError as problem:
         raise InputError(
             f"{name}: its symmetry cannot be found ({problem}). Correct the structure or leave it out."
-        )
-    _, sites, sizes = np.unique(symmetry.equivalent_atoms, return_index=True, return_counts=True)
+        ) from problem
+    _, sites, sizes = np.unique(found.equivalent_atoms, return_index=True, return_counts=True)
     order = np.argsort(sites)
-    return sites[order], sizes[order], list(symmetry.wyckoffs)
+    return sites[order], sizes[order], list(found.wyckoffs)
