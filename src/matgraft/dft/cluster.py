@@ -95,6 +95,7 @@ def executor(cluster: Cluster) -> Iterator[Executor]:
         Parsl is not installed.
     """
     try:
+        from parsl import load
         from parsl.addresses import address_by_hostname
         from parsl.concurrent import ParslPoolExecutor
         from parsl.config import Config
@@ -113,21 +114,11 @@ def executor(cluster: Cluster) -> Iterator[Executor]:
             heartbeat_period=10,
             heartbeat_threshold=60,
         )
-        config = Config(executors=[workers], run_dir=folder, strategy="simple", max_idletime=600.0)
-        pool = ParslPoolExecutor(config)
-        try:
-            yield pool
-        finally:
-            # What still runs has nobody left to record it; waiting for it would only keep the user.
-            _close(pool)
-
-
-def _close(pool: Any) -> None:
-    dfk = pool._dfk
-    if dfk is not None:
-        for one in dfk.executors.values():
-            one.shutdown()
-        pool.shutdown(wait=False)
+        config = Config(
+            executors=[workers], run_dir=folder, strategy="simple", max_idletime=600.0, exit_mode="cleanup"
+        )
+        with load(config) as kernel:
+            yield ParslPoolExecutor(dfk=kernel)
 
 
 def _provider(cluster: Cluster) -> Any:
