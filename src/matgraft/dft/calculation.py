@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import spglib
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 from ase.io.espresso import write_espresso_in
@@ -123,13 +124,21 @@ class Calculation:
         a, b, c = np.maximum(np.ceil(lengths / self.protocol.kspacing - 1e-6), 1).astype(int).tolist()
         return a, b, c
 
-    @property
+    @cached_property
     def cost(self) -> float:
-        """Work of one step of the loop on a scale without unit: k-points, plane waves, bands squared."""
-        volume = abs(np.linalg.det(self.cell))
+        """Work of one step of the loop on a scale without unit: inequivalent k-points, plane waves, bands.
+
+        In small cells, bands are transformed more than they are multiplied; measured on 67 oxides, this says
+        the time to within a factor of two.
+        """
+        moments = np.zeros(len(self.numbers)) if self.moments is None else self.moments
+        _, kinds = np.unique(np.column_stack([self.numbers, moments]), axis=0, return_inverse=True)
+        cell = (self.cell, self.atoms.get_scaled_positions(), kinds.ravel())
+        mesh = spglib.get_ir_reciprocal_mesh(self.kpoints, cell, is_shift=(0, 0, 0), symprec=SAME)
+        inequivalent = np.prod(self.kpoints) if mesh is None else len(np.unique(mesh[0]))
         spins = 1 if self.moments is None else 2
-        halves = max(np.prod(self.kpoints) / 2, 1.0)
-        return float(spins * halves * volume * self.protocol.ecutwfc**1.5 * self.electrons**2)
+        volume = abs(np.linalg.det(self.cell))
+        return float(spins * inequivalent * volume * self.protocol.ecutwfc**1.5 * self.electrons)
 
     @cached_property
     def key(self) -> str:

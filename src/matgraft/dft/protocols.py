@@ -25,7 +25,9 @@ class Protocol(BaseModel):
     kspacing : float
         Greatest distance of neighbouring points of the Gamma-centred Monkhorst-Pack grid, 1/Angstrom
         (reciprocal vectors include 2 pi).
-    smearing : {"cold", "gaussian", "mp", "fd"}
+    smearing : {"gaussian", "fd", "cold", "mp"}
+        The last two have more than one Fermi level for a crystal with a gap, and pw.x need not find the right
+        one; see ``docs/dft.md``.
     degauss : float
         Width of the smearing, Ry.
     conv_thr : float
@@ -43,7 +45,7 @@ class Protocol(BaseModel):
     name: str = "custom"
     ecutwfc: float = Field(gt=0)
     kspacing: float = Field(gt=0)
-    smearing: Literal["cold", "gaussian", "mp", "fd"] = "cold"
+    smearing: Literal["gaussian", "fd", "cold", "mp"] = "gaussian"
     degauss: float = Field(default=0.015, gt=0)
     conv_thr: float = Field(default=1e-7, gt=0)
     order: Order = "ferromagnetic"
