@@ -99,6 +99,16 @@ def test_changes_reach_the_recipes(salts, source, tmp_path):
         plan(salts, "energy", tmp_path / "out", source=source, changes={"l3": 0.5}, **OPTIONS)
 
 
+def test_costly_schemes_are_for_the_greatest_size(salts, tmp_path):
+    options = OPTIONS | {"schemes": ["direct", "tl3/labels"], "costly": ["direct"]}
+    one = plan(salts, "energy", tmp_path / "out", **options)
+    sizes = {method: sorted({subset.size for subset, m in one.work if m == method}) for _, method in one.work}
+    assert sizes == {"baselines": [20, 40], "direct": [40], "tl3/labels": [20, 40]}
+    assert set(one.fits) == {(subset.name, method) for subset, method in one.work}
+    summary = {"direct": {"40": {"mae": [1.0]}}, "tl1": {"20": {"mae": [2.0]}, "40": {"mae": [0.5]}}}
+    assert tabulate(summary, "GPa").rows[0] == ("direct training", None, "1.000")
+
+
 def test_the_source_as_it_is_stands_under_no_labels():
     def cell(value):
         return {"20": {"mae": [value]}, "40": {"mae": [value / 2]}}

@@ -47,6 +47,8 @@ def made_up(experiment) -> dict:
         for size in experiment.sizes:
             for part in range(max(experiment.sizes) // size):
                 for method in ("baselines", *experiment.schemes):
+                    if method in experiment.costly and size < max(experiment.sizes):
+                        continue
                     said = {}
                     for name in untrained if method == "baselines" else [method]:
                         width = WIDTH[name.partition("/")[0]] * (min(experiment.sizes) / size) ** 0.5

@@ -65,6 +65,8 @@ class Plan:
     settings : dict
         Everything that decides the results.
     methods : tuple of str
+    costly : tuple of str
+        Those of the methods that are run at the greatest number of labels alone.
     subsets : list of Subset
     validation : dict of str to dict
         Per seed ``ids``, ``natoms`` and ``target`` of the structures that are judged on.
@@ -73,6 +75,7 @@ class Plan:
     out: Path
     settings: dict
     methods: tuple[str, ...]
+    costly: tuple[str, ...]
     subsets: list[Subset]
     validation: dict[str, dict]
     _job: _Job
@@ -82,9 +85,19 @@ class Plan:
         """Where the result of each subset and method is kept until all are there."""
         return {
             (subset.name, method): self.out / "fits" / f"{subset.name}-{method.replace('/', '-')}.json"
+            for subset, method in self.work
+        }
+
+    @property
+    def work(self) -> list[tuple[Subset, str]]:
+        """Every subset with every method that it is for."""
+        most = max(subset.size for subset in self.subsets)
+        return [
+            (subset, method)
             for subset in self.subsets
             for method in ("baselines", *self.methods)
-        }
+            if method not in self.costly or subset.size == most
+        ]
 
 
 def plan(
@@ -102,6 +115,7 @@ def plan(
     changes: Mapping[str, object] | None = None,
     arch: str = "arch1",
     portfolio: tuple[Candidate, ...] = PORTFOLIO,
+    costly: Sequence[str] = (),
 ) -> Plan:
     """Read and check what :func:`run` is to do.
 
@@ -128,6 +142,8 @@ def plan(
         For direct training.
     portfolio : tuple of Candidate
         Of ``auto``.
+    costly : sequence of str
+        Schemes to run at the greatest number of labels alone.
 
     Raises
     ------
@@ -183,7 +199,7 @@ def plan(
     _ = bench.zero_shot
     grouping = None if group is None else groups(dataset, group)  # type: ignore[arg-type]
     job = _Job(bench, grouping, for_direct, for_graft)
-    return Plan(Path(out), settings, tuple(schemes), subsets, validation, job)
+    return Plan(Path(out), settings, tuple(schemes), tuple(costly), subsets, validation, job)
 
 
 def benchmark(
@@ -232,8 +248,7 @@ def run(plans: Sequence[Plan], workers: int | None = None) -> list[dict]:
     waiting = [
         (k, subset, method)
         for k, one in enumerate(plans)
-        for subset in one.subsets
-        for method in ("baselines", *one.methods)
+        for subset, method in one.work
         if (subset.name, method) not in known[k]
     ]
     waiting.sort(key=lambda work: (work[2] == "baselines", -work[1].size))
@@ -433,7 +448,7 @@ def tabulate(summary: dict, unit: str, caption: str = "") -> Table:
     for method, by_size in summary.items():
         if method != ZERO_SHOT:
             without = [None] if means_something else []
-            rows.append([title(method), *without, *(cell(by_size[str(size)]) for size in sizes)])
+            rows.append([title(method), *without, *(cell(by_size[str(size)]) if str(size) in by_size else None for size in sizes)])
     columns = ["method", *["N = 0"] * means_something, *(f"N = {size}" for size in sizes)]
     head = (
         f"MAE in {unit} (meV/atom; share within 43 meV/atom)"

@@ -40,6 +40,8 @@ class Experiment:
     sizes : tuple of int
     val_size : int
     schemes : tuple of str
+    costly : tuple of str
+        Those of the schemes that are run at the greatest number of labels alone.
     source : str or None
         Several with commas: schemes start from the first, ``auto`` compares all.
     recipe : {"published", "ours"}
@@ -60,6 +62,7 @@ class Experiment:
     sizes: tuple[int, ...] = (100, 200, 400)
     val_size: int = 117
     schemes: tuple[str, ...] = (*SCHEMES, PROCESS)
+    costly: tuple[str, ...] = (AUTO,)
     source: str | None = FORMATION
     recipe: str = OURS
     l2: bool = True
@@ -229,6 +232,7 @@ def planned(experiment: Experiment, out: Path, preset: str = "full") -> Plan:
         changes=changes,
         arch=experiment.arch,
         portfolio=CHEAP if preset == "quick" else PORTFOLIO,
+        costly=experiment.costly,
     )
 
 

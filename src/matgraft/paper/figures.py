@@ -124,23 +124,22 @@ def by_size(path: str | Path, finding: Finding, values: dict[str, dict[int, floa
         left, right = fig.subplots(1, 2)
         shown = []
         for i, scheme in enumerate(schemes):
-            points = np.array([_point(finding, scheme, size, finding.measure) for size in finding.sizes])
-            _line(left, i, finding.sizes, points)
+            sizes = finding.sizes_of(scheme)
+            points = np.array([_point(finding, scheme, size, finding.measure) for size in sizes])
+            _line(left, i, sizes, points)
             shown += [*(points[:, 0] - points[:, 1]).clip(points[:, 0] / 2), *points.sum(axis=1)]
             if scheme in values:
-                was = [values[scheme][size] for size in finding.sizes if size in values[scheme]]
-                sizes = [size for size in finding.sizes if size in values[scheme]]
+                published_sizes = [size for size in sizes if size in values[scheme]]
+                was = [values[scheme][size] for size in published_sizes]
                 left.plot(
-                    sizes, was, color=nth_colour(i), linewidth=0.9, linestyle=(0, (4, 2)),
+                    published_sizes, was, color=nth_colour(i), linewidth=0.9, linestyle=(0, (4, 2)),
                     **{**_hollow(i), "markeredgecolor": nth_colour(i)},
                 )  # fmt: skip
                 shown += was
-            share = 100 * np.array([_point(finding, scheme, size, PER_ATOM) for size in finding.sizes])
-            _line(right, i, finding.sizes, share)
-            per_cell = [100 * finding.mean(scheme, size, PER_CELL) for size in finding.sizes]
-            right.plot(
-                finding.sizes, per_cell, color=nth_colour(i), linewidth=0.9, linestyle=":", **_hollow(i)
-            )
+            share = 100 * np.array([_point(finding, scheme, size, PER_ATOM) for size in sizes])
+            _line(right, i, sizes, share)
+            per_cell = [100 * finding.mean(scheme, size, PER_CELL) for size in sizes]
+            right.plot(sizes, per_cell, color=nth_colour(i), linewidth=0.9, linestyle=":", **_hollow(i))
         for ax in (left, right):
             ax.set(xscale="log", xlabel="training labels")
             ax.set_xlim(finding.sizes[0] / 1.2, finding.sizes[-1] * 1.2)

@@ -61,8 +61,13 @@ class Finding:
     def mean(self, method: str, size: int, measure: str = "") -> float:
         return float(self.over_seeds(method, size, measure).mean())
 
-    def has(self, method: str) -> bool:
-        return self.schemes.get(method, method) in self.report["summary"]
+    def has(self, method: str, size: int | None = None) -> bool:
+        """Whether a method was run, at some size or at that one."""
+        run = self.report["summary"].get(self.schemes.get(method, method), {})
+        return bool(run) if size is None else str(size) in run
+
+    def sizes_of(self, method: str) -> list[int]:
+        return [size for size in self.sizes if self.has(method, size)]
 
     def against(self, method: str, other: str, size: int, measure: str = "") -> Comparison:
         """Paired test of one method against another."""

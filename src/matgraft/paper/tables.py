@@ -60,7 +60,12 @@ def errors_by_size(finding: Finding, values: dict[str, dict[int, float]], title:
     rows = [
         [
             str(size),
-            *(_beside(finding, scheme, size, _known(values, scheme, size)) for scheme in finding.schemes),
+            *(
+                _beside(finding, scheme, size, _known(values, scheme, size))
+                if finding.has(scheme, size)
+                else None
+                for scheme in finding.schemes
+            ),
         ]
         for size in finding.sizes
     ]
@@ -74,6 +79,8 @@ def gains_by_size(finding: Finding, values: dict[str, dict[int, float]]) -> Tabl
     for size in finding.sizes:
         direct, share = (finding.mean("direct", size, m) for m in ("", PER_ATOM))
         for scheme in list(finding.schemes)[1:]:
+            if not finding.has(scheme, size):
+                continue
             gain = 1 - finding.mean(scheme, size) / direct
             was = _known(values, scheme, size)
             beside = "" if was is None else f" [{1 - was / values['direct'][size]:+.0%}]"
@@ -155,10 +162,11 @@ def worth(results: Results) -> Table:
 
 
 def _needed(finding: Finding, scheme: str, level: float) -> str:
-    n = labels_to_reach({size: finding.mean(scheme, size) for size in finding.sizes}, level)
+    sizes = finding.sizes_of(scheme)
+    n = labels_to_reach({size: finding.mean(scheme, size) for size in sizes}, level)
     if n == 0:
-        return f"< {finding.sizes[0]}"
-    return f"> {finding.sizes[-1]}" if math.isinf(n) else f"{n:.0f}"
+        return f"< {sizes[0]}"
+    return f"> {sizes[-1]}" if math.isinf(n) else f"{n:.0f}"
 
 
 def pays(finding: Finding) -> str:
@@ -176,18 +184,18 @@ def pays(finding: Finding) -> str:
 
 
 def _from(finding: Finding, scheme: str, others: list[str]) -> str:
+    sizes = finding.sizes_of(scheme)
     better = [
-        all(finding.mean(scheme, size) < finding.mean(other, size) for other in others)
-        for size in finding.sizes
+        all(finding.mean(scheme, size) < finding.mean(other, size) for other in others) for size in sizes
     ]
-    if all(better):
-        return "at every N"
     if not any(better):
         return _NEVER
     first = better.index(True)
-    if all(better[first:]):
-        return f"from N = {finding.sizes[first]} on"
-    return "at N = " + ", ".join(str(size) for size, good in zip(finding.sizes, better, strict=True) if good)
+    if all(better) and sizes == finding.sizes:
+        return "at every N"
+    if all(better[first:]) and len(better) > first + 1:
+        return f"from N = {sizes[first]} on"
+    return "at N = " + ", ".join(str(size) for size, good in zip(sizes, better, strict=True) if good)
 
 
 def claims(results: Results) -> Table:
