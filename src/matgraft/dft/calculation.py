@@ -33,10 +33,10 @@ SAME = 1e-5
 """Angstrom: structures that differ by less are one and share their label."""
 
 LADDER: tuple[dict[str, object], ...] = (
-    {"mixing_beta": 0.4, "electron_maxstep": 100},
-    {"mixing_beta": 0.2, "electron_maxstep": 200},
-    {"mixing_beta": 0.1, "mixing_mode": "local-TF", "electron_maxstep": 300, "diagonalization": "cg"},
-    {"mixing_beta": 0.2, "electron_maxstep": 300, "degauss": 0.05},
+    {"mixing_beta": 0.4, "electron_maxstep": 60},
+    {"mixing_beta": 0.2, "electron_maxstep": 100},
+    {"mixing_beta": 0.1, "mixing_mode": "local-TF", "mixing_ndim": 12, "electron_maxstep": 150},
+    {"mixing_beta": 0.2, "electron_maxstep": 200, "diagonalization": "cg", "degauss": 0.05},
 )
 """What is tried in turn when the loop does not converge or the program crashes. None changes the label: the
 last one converges with a wide smearing first and goes on from its density with the protocol's own."""
