@@ -128,8 +128,8 @@ class Calculation:
     def cost(self) -> float:
         """Work of one step of the loop on a scale without unit: inequivalent k-points, grid points, bands.
 
-        In small cells, bands are Fourier transformed more than they are multiplied, on a grid along the cell's
-        vectors. On 80 oxides, this says the time of a step to within a fifth.
+        In small cells, bands are Fourier transformed more than they are multiplied, on a grid along the
+        vectors of the cell. On 80 oxides, this says the time of a step to within a fifth.
         """
         moments = np.zeros(len(self.numbers)) if self.moments is None else self.moments
         _, kinds = np.unique(np.column_stack([self.numbers, moments]), axis=0, return_inverse=True)
