@@ -217,7 +217,7 @@ def report(out: Path, seeds: int) -> None:
             width,
             "Intervals of 90 %",
             "share of test labels inside, inside unscaled conformal intervals, mean width in units of the "
-            "unscaled ones; share of structures whose strangeness exceeds 1, and among the worst 5 % of errors",
+            "unscaled ones; structures whose strangeness exceeds 1, among all and the worst 5 % of errors",
         ),
     )  # fmt: skip
     write_text(out / "contest.md", "\n\n".join(table.markdown() for table in tables) + "\n")
