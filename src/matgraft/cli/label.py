@@ -232,25 +232,26 @@ def check(command: Command = None, as_json: Json = False) -> None:
 
 
 def _protocol(name: str, order: str | None, hubbard: list[str], forces: bool):
-    from pydantic import ValidationError
+    from matgraft.dft.protocols import protocol
 
-    from matgraft.dft.protocols import Protocol, protocol, said
-
-    settings = protocol(name)
     changes: dict[str, object] = {}
     if order is not None:
         changes["order"] = order
     if forces:
         changes["forces"] = True
+    if hubbard:
+        changes["hubbard_u"] = _hubbard(hubbard)
+    settings = protocol(name)
+    return settings.changed(**changes) if changes else settings
+
+
+def _hubbard(texts: list[str]) -> dict[str, float]:
+    """``Fe=4`` or ``Fe=4,Ti=3`` as numbers by element."""
     try:
-        if hubbard:
-            pairs = [part.split("=") for text in hubbard for part in names_in(text)]
-            changes["hubbard_u"] = {element: float(value) for element, value in pairs}
-        return settings.changed(**changes) if changes else settings
-    except ValidationError as error:
-        raise InputError(said(error, Protocol)) from error
+        pairs = [part.split("=") for text in texts for part in names_in(text)]
+        return {element.strip(): float(value) for element, value in pairs}
     except ValueError as error:
-        raise InputError(f"--hubbard {' '.join(hubbard)}: write elements and eV, such as Fe=4.") from error
+        raise InputError(f"--hubbard {' '.join(texts)}: write elements and eV, such as Fe=4.") from error
 
 
 def _folder(scratch: Path | None) -> str | None:
