@@ -74,15 +74,15 @@ def run(
     Example: `matgraft label oxides.extxyz --protocol moderate --store labels.db --workers 2`
     """
     from matgraft.dft.engine import find
-    from matgraft.jobs.label import label
+    from matgraft.jobs.label import label, read
 
-    settings = _protocol(protocol, order, hubbard or [], forces)
+    settings, dataset = _protocol(protocol, order, hubbard or [], forces), read(structures)
     engine = find(command)
     if settings.hubbard_u:
         engine.require_hubbard()
     with _cluster(cluster) as (executor, at_once):
         done = label(
-            structures,
+            dataset,
             store,
             settings,
             engine,
@@ -96,7 +96,7 @@ def run(
     if trace is not None:
         from matgraft.jobs.labels import write_traces
 
-        write_traces(structures, store, settings, trace, pseudopotentials)
+        write_traces(dataset, store, settings, trace, pseudopotentials)
     _tell(done, store, as_json)
 
 
