@@ -83,6 +83,42 @@ def test_ids_stay_text(tmp_path, key):
     assert ds.labels["energy"].tolist() == [-1]
 
 
+def test_text_stays_text_whatever_it_looks_like(tmp_path):
+    """T and F are also boolean, Na is also a blank, 0012 also a number, and 1 2 3 also an array."""
+    columns = {
+        "anion": ["F", "F"],
+        "cation": ["Na", "Na"],
+        "either": ["F", "T"],
+        "code": ["0012", "7"],
+        "path": ["1 2 3", "4 5 6"],
+        "none": ["None", "nan"],
+    }
+    ds = Dataset.from_atoms([bulk("Fe"), bulk("Cu")], labels={"energy": [-1.0, -2.0]}, columns=columns)
+    write(ds, tmp_path / "own.xyz")
+    again = read(tmp_path / "own.xyz", target="energy")
+    assert {name: column.tolist() for name, column in again.columns.items()} == columns
+    assert again.labels["energy"].tolist() == [-1, -2]
+
+
+def test_quotes_of_other_programs(tmp_path):
+    """Text in quotes is text, while numbers and arrays in quotes are numbers and arrays."""
+    frame = (
+        '1\nLattice="3 0 0 0 3 0 0 0 3" energy="-1.5" gap="" step="4" anion="F" cation="Na" clean=F metal=Na '
+        'stress="1 2 3"\nFe 0 0 0\n'
+    )
+    (tmp_path / "a.xyz").write_text(2 * frame)
+    ds = read(tmp_path / "a.xyz", target="energy")
+    assert ds.labels["energy"].tolist() == [-1.5, -1.5]
+    assert np.isnan(ds.labels["gap"]).all()
+    assert {name: column.tolist() for name, column in ds.columns.items()} == {
+        "step": [4, 4],
+        "anion": ["F", "F"],
+        "cation": ["Na", "Na"],
+        "clean": [False, False],
+        "metal": ["Na", "Na"],
+    }
+
+
 def test_columns_of_an_atom_line_in_any_order(tmp_path):
     (tmp_path / "a.xyz").write_text(
         '1\nLattice="3 0 0 0 3 0 0 0 3" Properties=forces:R:3:Z:I:1:pos:R:3 pbc="T T F"\n9 9 9 26 1 2 2.5\n'

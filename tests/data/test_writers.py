@@ -71,6 +71,23 @@ def test_ase_queries_the_database(dataset, tmp_path):
     assert row.energy == dataset.labels["energy"][0]
 
 
+@pytest.mark.parametrize("name", ["out.xyz", "out.db"])
+def test_ase_reads_the_forces(dataset, tmp_path, name):
+    forces = np.random.default_rng(0).normal(size=dataset.positions.shape)
+    write(dataset, tmp_path / name, forces)
+    frames = ase.io.read(tmp_path / name, index=":")
+    assert np.array_equal(np.concatenate([atoms.get_forces() for atoms in frames]), forces)
+    assert [atoms.get_potential_energy() for atoms in frames] == dataset.labels["energy"].tolist()
+    assert_equal(read(tmp_path / name), dataset)
+
+
+def test_forces_in_a_folder(dataset, tmp_path):
+    forces = np.random.default_rng(0).normal(size=dataset.positions.shape)
+    write(dataset, tmp_path / "out", forces)
+    assert np.array_equal(np.load(tmp_path / "out" / "forces.npy"), forces)
+    assert_equal(read(tmp_path / "out"), dataset)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_writing_again_replaces(dataset, tmp_path, name):
     write(dataset, tmp_path / name)

@@ -74,15 +74,15 @@ def run(
     Example: `matgraft label oxides.extxyz --protocol moderate --store labels.db --workers 2`
     """
     from matgraft.dft.engine import find
-    from matgraft.jobs.label import label
+    from matgraft.jobs.label import label, read
 
-    settings = _protocol(protocol, order, hubbard or [], forces)
+    settings, dataset = _protocol(protocol, order, hubbard or [], forces), read(structures)
     engine = find(command)
     if settings.hubbard_u:
         engine.require_hubbard()
     with _cluster(cluster) as (executor, at_once):
         done = label(
-            structures,
+            dataset,
             store,
             settings,
             engine,
@@ -96,7 +96,7 @@ def run(
     if trace is not None:
         from matgraft.jobs.labels import write_traces
 
-        write_traces(structures, store, settings, trace, pseudopotentials)
+        write_traces(dataset, store, settings, trace, pseudopotentials)
     _tell(done, store, as_json)
 
 
@@ -232,25 +232,26 @@ def check(command: Command = None, as_json: Json = False) -> None:
 
 
 def _protocol(name: str, order: str | None, hubbard: list[str], forces: bool):
-    from pydantic import ValidationError
+    from matgraft.dft.protocols import protocol
 
-    from matgraft.dft.protocols import Protocol, protocol, said
-
-    settings = protocol(name)
     changes: dict[str, object] = {}
     if order is not None:
         changes["order"] = order
     if forces:
         changes["forces"] = True
+    if hubbard:
+        changes["hubbard_u"] = _hubbard(hubbard)
+    settings = protocol(name)
+    return settings.changed(**changes) if changes else settings
+
+
+def _hubbard(texts: list[str]) -> dict[str, float]:
+    """``Fe=4`` or ``Fe=4,Ti=3`` as numbers by element."""
     try:
-        if hubbard:
-            pairs = [part.split("=") for text in hubbard for part in names_in(text)]
-            changes["hubbard_u"] = {element: float(value) for element, value in pairs}
-        return settings.changed(**changes) if changes else settings
-    except ValidationError as error:
-        raise InputError(said(error, Protocol)) from error
+        pairs = [part.split("=") for text in texts for part in names_in(text)]
+        return {element.strip(): float(value) for element, value in pairs}
     except ValueError as error:
-        raise InputError(f"--hubbard {' '.join(hubbard)}: write elements and eV, such as Fe=4.") from error
+        raise InputError(f"--hubbard {' '.join(texts)}: write elements and eV, such as Fe=4.") from error
 
 
 def _folder(scratch: Path | None) -> str | None:

@@ -54,12 +54,7 @@ def check_structures(ds: Dataset) -> None:
         raise InputError(f"{ds.source or 'dataset'}: no structures in it.")
     if (empty := np.flatnonzero(ds.natoms < 1)).size:
         raise InputError(f"{_where(ds, empty)}: no atoms. Remove what is empty.")
-    names, counts = np.unique(ds.ids, return_counts=True)
-    if (counts > 1).any():
-        raise InputError(
-            f"{ds.source or 'dataset'}: ids used more than once: {list_ids(names[counts > 1])}. "
-            "Rename or remove the repeated structures."
-        )
+    check_ids(ds)
     owner = np.repeat(np.arange(len(ds)), ds.natoms)
     unknown = (ds.numbers < 1) | (ds.numbers >= len(chemical_symbols))
     if unknown.any():
@@ -82,6 +77,16 @@ def check_structures(ds: Dataset) -> None:
             "one plane). Correct the lattice, or mark the direction as not periodic."
         )
     _check_distances(ds, cells, heights)
+
+
+def check_ids(ds: Dataset) -> None:
+    """Raise an InputError for ids that repeat."""
+    names, counts = np.unique(ds.ids, return_counts=True)
+    if (counts > 1).any():
+        raise InputError(
+            f"{ds.source or 'dataset'}: ids used more than once: {list_ids(names[counts > 1])}. "
+            "Rename or remove the repeated structures."
+        )
 
 
 def _complete(ds: Dataset) -> tuple[np.ndarray, np.ndarray]:

@@ -21,7 +21,7 @@ from matgraft.data.formats.common import SPECS_KEY
 from matgraft.errors import InputError
 
 
-def write(ds: Dataset, path: str | Path) -> None:
+def write(ds: Dataset, path: str | Path, forces: np.ndarray | None = None) -> None:
     """Write structures, ids, labels and columns so that :func:`matgraft.data.readers.read` gives them back.
 
     Parameters
@@ -30,6 +30,9 @@ def write(ds: Dataset, path: str | Path) -> None:
     path : str or Path
         ``.xyz`` or ``.extxyz`` for extended XYZ, ``.db`` for an ASE database, ``.dataset`` or no extension
         for a folder of arrays. What is there already is replaced once the new one is complete.
+    forces : ndarray, shape (N, 3), optional
+        On all atoms, eV/Angstrom, for programs that learn from them: as ASE keeps them, in a folder as
+        ``forces.npy``. Data sets do not read them back.
 
     Raises
     ------
@@ -41,19 +44,19 @@ def write(ds: Dataset, path: str | Path) -> None:
         ".xyz": _write_extxyz,
         ".extxyz": _write_extxyz,
         ".db": _write_ase_db,
-        ".dataset": Dataset.save,
+        ".dataset": _write_folder,
     }
-    writer = writers.get(path.suffix.lower(), None if path.suffix else Dataset.save)
+    writer = writers.get(path.suffix.lower(), None if path.suffix else _write_folder)
     if writer is None:
         raise InputError(
             f"{path}: cannot write {path.suffix} files. Use {', '.join(writers)} or no extension."
         )
-    if path.is_dir() and not (writer is Dataset.save and (path / "dataset.json").is_file()):
+    if path.is_dir() and not (writer is _write_folder and (path / "dataset.json").is_file()):
         raise InputError(f"{path}: a folder with other things in it is in the way. Choose another name.")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}-{os.getpid()}.tmp{path.suffix}")
     try:
-        writer(ds, temporary)
+        writer(ds, temporary, forces)
         if path.is_dir():
             # A folder cannot be renamed onto one that has files in it.
             old = path.with_name(f".{path.stem}-{os.getpid()}.old")
@@ -90,13 +93,20 @@ def _comment(values: Mapping[str, float | bool | str]) -> str:
     return " ".join(f"{key(name)}={text(value)}" for name, value in values.items())
 
 
-def _write_extxyz(ds: Dataset, path: Path) -> None:
+def _write_folder(ds: Dataset, path: Path, forces: np.ndarray | None) -> None:
+    ds.save(path)
+    if forces is not None:
+        np.save(path / "forces.npy", forces)
+
+
+def _write_extxyz(ds: Dataset, path: Path, forces: np.ndarray | None) -> None:
     offsets = ds.offsets
+    vectors = ds.positions if forces is None else np.hstack([ds.positions, forces])
     with open(path, "w", encoding="utf-8") as file:
         for i in range(len(ds)):
             head: dict[str, float | bool | str] = {
                 "Lattice": " ".join(map(repr, ds.cells[i].ravel().tolist())),
-                "Properties": "species:S:1:pos:R:3",
+                "Properties": "species:S:1:pos:R:3" + ("" if forces is None else ":forces:R:3"),
                 "pbc": " ".join("T" if periodic else "F" for periodic in ds.pbc[i]),
                 "id": str(ds.ids[i]),
             }
@@ -107,8 +117,8 @@ def _write_extxyz(ds: Dataset, path: Path) -> None:
             rows = slice(offsets[i], offsets[i + 1])
             file.write(f"{ds.natoms[i]}\n{_comment(head | _values(ds, i))}\n")
             # Shortest exact decimals: equal data keep an equal hash through a file.
-            atoms = zip(ds.numbers[rows].tolist(), ds.positions[rows].tolist(), strict=True)
-            file.writelines(f"{chemical_symbols[z]} {' '.join(map(repr, xyz))}\n" for z, xyz in atoms)
+            atoms = zip(ds.numbers[rows].tolist(), vectors[rows].tolist(), strict=True)
+            file.writelines(f"{chemical_symbols[z]} {' '.join(map(repr, row))}\n" for z, row in atoms)
 
 
 def _is_key_value(name: str, value: float | bool | str) -> bool:
@@ -120,13 +130,17 @@ def _is_key_value(name: str, value: float | bool | str) -> bool:
     return True
 
 
-def _write_ase_db(ds: Dataset, path: Path) -> None:
+def _write_ase_db(ds: Dataset, path: Path, forces: np.ndarray | None) -> None:
+    offsets = ds.offsets
     with connect(path, append=False, use_lock_file=False) as database:
         database.metadata = {SPECS_KEY: _specs(ds)}
         for i, atoms in enumerate(ds):
             values = _values(ds, i)
-            if "energy" in values:
-                atoms.calc = SinglePointCalculator(atoms, energy=values.pop("energy"))
+            results = {"energy": values.pop("energy")} if "energy" in values else {}
+            if forces is not None:
+                results["forces"] = forces[offsets[i] : offsets[i + 1]]
+            if results:
+                atoms.calc = SinglePointCalculator(atoms, **results)
             pairs = {name: value for name, value in values.items() if _is_key_value(name, value)}
             rest = {name: value for name, value in values.items() if name not in pairs}
             database.write(

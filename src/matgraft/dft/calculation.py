@@ -16,8 +16,11 @@ from ase.data import atomic_numbers, chemical_symbols
 from ase.io.espresso import write_espresso_in
 from ase.neighborlist import neighbor_list
 
+from matgraft.data import Dataset
+from matgraft.data.checks import check_structures
 from matgraft.dft.protocols import Protocol
 from matgraft.dft.pseudopotentials import Pseudopotential
+from matgraft.errors import InputError
 
 MOMENTS = {
     "Ti": 1.0, "V": 2.0, "Cr": 3.0, "Mn": 4.0, "Fe": 4.0, "Co": 3.0, "Ni": 2.0, "Cu": 1.0, "Mo": 2.0,
@@ -81,8 +84,8 @@ class Calculation:
         Raises
         ------
         Unfit
-            No pseudopotential for an element, not periodic, an order that the cell cannot hold, or an odd
-            number of electrons without spin polarisation.
+            No pseudopotential for an element, not periodic, atoms that overlap, a cell or place that is none,
+            an order that the cell cannot hold, or an odd number of electrons without spin polarisation.
         """
         elements = sorted(set(atoms.get_chemical_symbols()))
         lacking = [element for element in elements if element not in library]
@@ -94,6 +97,11 @@ class Calculation:
             )
         if not atoms.pbc.all():
             raise Unfit("bad structure", "not periodic in three directions; put it in a box.")
+        try:
+            # pw.x converges for atoms 0.1 Angstrom apart, too: to a label of a thousand eV that is no physics.
+            check_structures(Dataset.from_atoms([atoms], [str(atoms.symbols)], source="not calculated"))
+        except InputError as error:
+            raise Unfit("bad structure", str(error)) from error
         for element in protocol.hubbard_u:
             if element in elements and atomic_numbers[element] not in SHELLS:
                 raise Unfit("bad structure", f"no shell is known to put a Hubbard U of {element} on.")
@@ -133,7 +141,7 @@ class Calculation:
         """
         moments = np.zeros(len(self.numbers)) if self.moments is None else self.moments
         _, kinds = np.unique(np.column_stack([self.numbers, moments]), axis=0, return_inverse=True)
-        cell = (self.cell, self.atoms.get_scaled_positions(), kinds.ravel())
+        cell = (self.cell.tolist(), self.atoms.get_scaled_positions().tolist(), kinds.ravel().tolist())
         mesh = spglib.get_ir_reciprocal_mesh(self.kpoints, cell, is_shift=(0, 0, 0), symprec=SAME)
         inequivalent = np.prod(self.kpoints) if mesh is None else len(np.unique(mesh[0]))
         spins = 1 if self.moments is None else 2
@@ -235,7 +243,9 @@ def key_of(
     SHA-256 over structure (to 1e-5 Angstrom), moments at the start, settings, and the hashes of the
     pseudopotentials; neither versions of programs nor the form of the input file are in it.
     """
-    places = [np.round(part / SAME).astype(np.int64).tolist() for part in (atoms.cell.array, atoms.positions)]
+    # Structures that cannot be calculated have a key, too: for the reason.
+    parts = (np.nan_to_num(part, posinf=0, neginf=0) for part in (atoms.cell.array, atoms.positions))
+    places = [np.round(part / SAME).astype(np.int64).tolist() for part in parts]
     content = {
         "numbers": atoms.numbers.tolist(),
         "structure": places,

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from matgraft.dft.protocols import said
 from matgraft.errors import InputError
+from matgraft.settings import said
 
 if sys.version_info >= (3, 11):
     import tomllib

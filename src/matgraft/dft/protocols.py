@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ase.data import atomic_numbers
+from pydantic import Field, field_validator
 
 from matgraft.errors import InputError
+from matgraft.settings import Settings
 
 Order = Literal["ferromagnetic", "antiferromagnetic", "none"]
 
 
-class Protocol(BaseModel):
+class Protocol(Settings):
     """How a total energy is calculated: plane-wave Kohn-Sham theory with the functional PBE.
 
     Attributes
@@ -40,7 +41,7 @@ class Protocol(BaseModel):
         Whether forces belong to the label.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    what: ClassVar[str] = "protocol"
 
     name: str = "custom"
     ecutwfc: float = Field(gt=0)
@@ -52,9 +53,14 @@ class Protocol(BaseModel):
     hubbard_u: dict[str, float] = {}
     forces: bool = False
 
-    def changed(self, **changes: object) -> Protocol:
-        """A copy with other settings, checked like new ones."""
-        return type(self).model_validate({**self.model_dump(), **changes})
+    @field_validator("hubbard_u")
+    @classmethod
+    def _of_elements(cls, hubbard_u: dict[str, float]) -> dict[str, float]:
+        # A misspelt element would be in no structure, and every label silently without its U.
+        for symbol in hubbard_u:
+            if symbol not in atomic_numbers:
+                raise ValueError(f"no element {symbol!r}")
+        return hubbard_u
 
     @property
     def decisive(self) -> dict:
@@ -95,19 +101,7 @@ def protocol(name: str) -> Protocol:
     if not name.endswith(".json"):
         raise InputError(f"no protocol named {name!r}; there are {', '.join(PROTOCOLS)}, or a JSON file.")
     try:
-        settings = json.loads(Path(name).read_text())
-        return Protocol.model_validate({"name": Path(name).stem, **settings})
-    except (OSError, json.JSONDecodeError, TypeError) as error:
+        settings = {"name": Path(name).stem, **json.loads(Path(name).read_text())}
+    except (OSError, TypeError, ValueError) as error:
         raise InputError(f"{name}: not a readable JSON file of settings ({error}).") from error
-    except ValidationError as error:
-        raise InputError(f"{name}: {said(error, Protocol)}") from error
-
-
-def said(error: ValidationError, model: type[BaseModel]) -> str:
-    """What is wrong with settings, in a sentence, with the nearest setting that exists."""
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        near = get_close_matches(key, model.model_fields, 1)
-        return f"no setting {key!r}" + (f"; did you mean {near[0]!r}?" if near else ".")
-    return f"{key}: {first['msg']}."
+    return Protocol.of(settings, name)

@@ -12,8 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 from matgraft.data import Dataset
+from matgraft.data.checks import check_ids
 from matgraft.dft.calculation import Calculation, Unfit
 from matgraft.dft.engine import Engine
 from matgraft.dft.output import KILLED, Failure, Result
@@ -96,9 +98,9 @@ def label(
     Raises
     ------
     InputError
-        Structures that cannot be read or overlap, a store of another kind, a full disk.
+        A file that cannot be read, a store of another kind, a full disk.
     """
-    dataset = structures if isinstance(structures, Dataset) else Dataset.read(structures)
+    dataset = read(structures)
     known = library(pseudopotentials)
     opened, report = Store(store), Labelled()
     queue: dict[str, tuple[Calculation, list[str]]] = {}
@@ -117,6 +119,15 @@ def label(
         opened, list(queue.values()), engine, report,
         executor=executor, workers=workers, max_seconds=max_seconds, scratch=scratch,
     )  # fmt: skip
+
+
+def read(structures: str | Path | Dataset) -> Dataset:
+    """Structures to label; what is wrong with one of them is left to be kept in the store."""
+    dataset = structures if isinstance(structures, Dataset) else Dataset.read(structures, check=False)
+    if not len(dataset):
+        raise InputError(f"{dataset.source or structures}: no structures in it.")
+    check_ids(dataset)
+    return dataset
 
 
 def retry(
@@ -167,66 +178,111 @@ def work(
     scratch: str | None,
 ) -> Labelled:
     """Bring every calculation of the queue to a label or to a last failure."""
-    owner = new_owner()
-    waiting: list[tuple[Calculation, list[str], int]] = []
     known = {entry.key: entry for entry in store.entries()}
+    waiting = []
     for calculation, ids in sorted(queue, key=lambda one: one[0].cost):
         if (rung := _settled(known.get(calculation.key), report)) is not None:
-            waiting.append((calculation, ids, rung))
-    running: dict[Future, tuple[Calculation, list[str], int]] = {}
-    speed = _Speed(workers)
+            waiting.append(_Task(calculation, ids, rung))
     own = ThreadPoolExecutor(workers) if executor is None else None
-    heart = _Heart(store, owner)
+    crew = _Crew(store, engine, report, waiting, executor or own, workers, (max_seconds, scratch))  # type: ignore[arg-type]
     try:
-        done = report.done + report.failed
+        crew.run()
+    finally:
+        crew.leave()
+        if own is not None:
+            # A thread may have been about to start a program when all were ended.
+            while wait(crew.running, POLL / 10).not_done:
+                engine.stop()
+            own.shutdown()
+        store.release(crew.owner)
+    return report
+
+
+class _Task(NamedTuple):
+    """A calculation, the names of its structure, and the step of the ladder to take."""
+
+    calculation: Calculation
+    ids: list[str]
+    rung: int
+
+
+class _Crew:
+    """Takes from a queue what no other labeller has, and records what comes of it."""
+
+    def __init__(
+        self,
+        store: Store,
+        engine: Engine,
+        report: Labelled,
+        waiting: list[_Task],
+        executor: Executor,
+        workers: int,
+        limits: tuple[float | None, str | None],
+    ):
+        self.owner = new_owner()
+        self.running: dict[Future, _Task] = {}
+        self._store, self._engine, self._report = store, engine, report
+        self._waiting, self._executor, self._workers, self._limits = waiting, executor, workers, limits
+        self._speed = _Speed(workers)
+        self._heart = _Heart(store, self.owner)
+
+    def run(self) -> None:
+        done = self._report.done + self._report.failed
         with Progress(
-            done + len(waiting),
+            done + len(self._waiting),
             "label",
             unit="structures",
             done=done,
-            left=lambda: speed.left([*waiting, *running.values()]),
+            left=lambda: self._speed.left([*self._waiting, *self.running.values()]),
         ) as progress:
-            while waiting or running:
-                elsewhere = []
-                while waiting and len(running) < workers:
-                    calculation, ids, rung = waiting.pop(0)
-                    if store.claim(calculation.key, owner):
-                        future = (executor or own).submit(engine.run, calculation, rung, max_seconds, scratch)  # type: ignore[union-attr]
-                        running[future] = (calculation, ids, rung)
-                    elif (again := _settled(store.get(calculation.key), report)) is not None:
-                        elsewhere.append((calculation, ids, again))
-                    else:
-                        progress.step()
-                waiting += elsewhere
-                if running:
-                    finished, _ = wait(running, timeout=POLL, return_when=FIRST_COMPLETED)
-                else:
-                    finished = set()
-                    time.sleep(POLL)
-                for future in finished:
-                    calculation, ids, rung = running.pop(future)
-                    outcome = _outcome(future)
-                    store.record(calculation, outcome, ids, rung)
-                    if isinstance(outcome, Result):
-                        report.here += 1
-                        speed.learn(calculation, outcome)
-                    else:
-                        progress.note(f"{ids[0]}: {outcome.reason} ({outcome.message})")
-                    again = _settled(store.get(calculation.key), report)
-                    if again is None:
-                        progress.step(labels=report.done, failures=report.failed)
-                    else:
-                        waiting.insert(0, (calculation, ids, again))
-    finally:
-        heart.stop()
-        # What is still running is of no use to anyone, for nobody is left to record it.
-        for future in running:
+            while self._waiting or self.running:
+                self._begin(progress)
+                for future in self._finished():
+                    self._record(future, progress)
+
+    def leave(self) -> None:
+        """What is still running is of no use to anyone, for nobody is left to record it."""
+        self._heart.stop()
+        for future in self.running:
             future.cancel()
-        engine.stop()
-        if own is not None:
-            own.shutdown(cancel_futures=True)
-        store.release(owner)
-    return report
+        self._engine.stop()
+
+    def _begin(self, progress: Progress) -> None:
+        """Start as much as there is room for."""
+        elsewhere = []
+        while self._waiting and len(self.running) < self._workers:
+            task = self._waiting.pop(0)
+            key = task.calculation.key
+            if self._store.claim(key, self.owner):
+                future = self._executor.submit(self._engine.run, task.calculation, task.rung, *self._limits)
+                self.running[future] = task
+            elif (rung := _settled(self._store.get(key), self._report)) is not None:
+                elsewhere.append(task._replace(rung=rung))
+            else:
+                progress.step()
+        self._waiting += elsewhere
+
+    def _finished(self) -> set[Future]:
+        if not self.running:
+            # All that is left is with other labellers.
+            time.sleep(POLL)
+            return set()
+        return wait(self.running, timeout=POLL, return_when=FIRST_COMPLETED).done
+
+    def _record(self, future: Future, progress: Progress) -> None:
+        """Keep what came of a calculation; it goes first in the queue if there is more to try."""
+        task, outcome = self.running.pop(future), _outcome(future)
+        self._store.record(task.calculation, outcome, task.ids, task.rung)
+        if isinstance(outcome, Result):
+            self._report.here += 1
+            self._speed.learn(task.calculation, outcome)
+        else:
+            progress.note(f"{task.ids[0]}: {outcome.reason} ({outcome.message})")
+        rung = _settled(self._store.get(task.calculation.key), self._report)
+        if rung is None:
+            progress.step(labels=self._report.done, failures=self._report.failed)
+        else:
+            self._waiting.insert(0, task._replace(rung=rung))
 
 
 def _settled(entry: Entry | None, report: Labelled) -> int | None:
@@ -285,7 +341,7 @@ class _Speed:
     def learn(self, calculation: Calculation, result: Result) -> None:
         self._rates.append(result.wall_seconds / calculation.cost)
 
-    def left(self, queue: Iterable[tuple[Calculation, list[str], int]]) -> float | None:
+    def left(self, queue: Iterable[_Task]) -> float | None:
         if not self._rates:
             return None
-        return sum(calculation.cost for calculation, *_ in queue) * median(self._rates) / self._workers
+        return sum(task.calculation.cost for task in queue) * median(self._rates) / self._workers

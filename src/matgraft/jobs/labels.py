@@ -34,7 +34,7 @@ _COLUMNS = (
 
 
 def write_traces(
-    structures: str | Path | Dataset,
+    dataset: Dataset,
     store: str | Path,
     protocol: Protocol,
     out: str | Path,
@@ -44,12 +44,11 @@ def write_traces(
 
     Parameters
     ----------
-    structures, store, protocol, pseudopotentials
+    dataset, store, protocol, pseudopotentials
         As they were labelled.
     out : path
         Folder.
     """
-    dataset = structures if isinstance(structures, Dataset) else Dataset.read(structures)
     opened, known, out = Store(store, create=False), library(pseudopotentials), Path(out)
     traces = {}
     for name, atoms in zip(dataset.ids.tolist(), dataset, strict=True):
@@ -121,6 +120,8 @@ def failures(store: str | Path) -> Table:
 def export(store: str | Path, out: str | Path, protocol: str | None = None) -> tuple[Dataset, dict]:
     """Write the labels of one protocol as a data set, and a card of how they came about beside it.
 
+    Forces (eV/Angstrom) are written, too, if all labels have them; the card says how many do.
+
     Parameters
     ----------
     store : path or URL
@@ -184,8 +185,10 @@ def export(store: str | Path, out: str | Path, protocol: str | None = None) -> t
         source=str(store),
     )
     wall = np.asarray([result.wall_seconds for _, result in labelled])
+    forces = [result.forces for _, result in labelled if result.forces is not None]
     card = {
         "n": len(labelled),
+        "with_forces": len(forces),
         "protocol": settled.model_dump(),
         "level_of_theory": str(settled),
         "programs": programs,
@@ -213,7 +216,7 @@ def export(store: str | Path, out: str | Path, protocol: str | None = None) -> t
         },
         "versions": versions(),
     }
-    write(dataset, out)
+    write(dataset, out, np.concatenate(forces) if len(forces) == len(labelled) else None)
     write_json(out.with_suffix(".json"), card)
     return dataset, card
 

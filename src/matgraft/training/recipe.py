@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from matgraft.errors import InputError
+from matgraft.settings import Settings
 
 
-class Recipe(BaseModel):
+class Recipe(Settings):
     """Settings of one training run.
 
     Attributes
@@ -48,7 +48,7 @@ class Recipe(BaseModel):
         Small training sets get more epochs, until there are so many optimiser steps.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    what: ClassVar[str] = "training settings"
 
     epochs: int = Field(gt=0)
     batch_size: int = Field(gt=0)
@@ -80,21 +80,6 @@ class Recipe(BaseModel):
         if self.swa_epochs >= self.epochs or (self.swa_epochs and not self.average):
             raise ValueError("swa_epochs must be fewer than epochs, and needs average > 0 before")
         return self
-
-    def changed(self, **settings: object) -> Recipe:
-        """A copy with other settings, checked like any recipe.
-
-        Raises
-        ------
-        InputError
-            A setting that does not exist or does not fit.
-        """
-        try:
-            return Recipe(**{**self.model_dump(), **settings})
-        except ValidationError as error:
-            problem = error.errors()[0]
-            where = ".".join(map(str, problem["loc"]))
-            raise InputError(f"training settings: {where} {problem['msg']}".replace("  ", " ")) from error
 
     def for_size(self, n: int) -> Recipe:
         """The recipe for ``n`` structures: more epochs, if ``epochs`` would give fewer than ``min_steps``."""

@@ -60,13 +60,15 @@ def read_text(path: Path, start: int = 0, stop: int | None = None) -> str:
         ) from error
 
 
-def typed(values: Sequence[str | None]) -> np.ndarray:
+def typed(values: Sequence[str | None], text: bool = False) -> np.ndarray:
     """The narrowest of int, float, bool and str that holds every value; blanks become NaN (or empty).
 
     Parameters
     ----------
     values : sequence of str or None
         One text per structure; None and words such as ``nan`` count as blank.
+    text : bool
+        Whether they are known to be text, even if all are ``F`` (fluorine) or ``0012``.
 
     Returns
     -------
@@ -74,9 +76,12 @@ def typed(values: Sequence[str | None]) -> np.ndarray:
         Ints and bools with blanks among them come back as floats.
     """
     texts = ["" if value is None else value.strip() for value in values]
-    blank = [text.lower() in _BLANK for text in texts]
-    known = [text for text, missing in zip(texts, blank, strict=True) if not missing]
-    if known and all(text.lower() in _BOOLEAN for text in known):
+    if text:
+        return np.asarray(texts, dtype=str)
+    # Na is sodium.
+    blank = [t.lower() in _BLANK and t != "Na" for t in texts]
+    known = [t for t, missing in zip(texts, blank, strict=True) if not missing]
+    if known and all(t.lower() in _BOOLEAN for t in known):
         if not any(blank):
             return np.asarray([_BOOLEAN[text.lower()] for text in texts])
         return np.asarray(
@@ -86,8 +91,8 @@ def typed(values: Sequence[str | None]) -> np.ndarray:
         numbers = np.asarray([np.nan if m else float(t) for t, m in zip(texts, blank, strict=True)])
     except ValueError:
         return np.asarray(texts, dtype=str)
-    if known and not any(blank) and all(text.lstrip("+-").isdigit() for text in known):
-        return np.asarray([int(text) for text in texts])
+    if known and not any(blank) and all(t.lstrip("+-").isdigit() for t in known):
+        return np.asarray([int(t) for t in texts])
     return numbers
 
 

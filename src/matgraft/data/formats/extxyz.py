@@ -51,6 +51,25 @@ def _is_scalar(text: str) -> bool:
     return len(words) < 2 or typed(words).dtype.kind not in "fiu"
 
 
+def _is_number(text: str) -> bool:
+    try:
+        float(text or "nan")
+    except ValueError:
+        return False
+    return True
+
+
+def _is_text(value: str, own: bool) -> bool:
+    """Whether a value, as it stands in the file, must be text.
+
+    Our own files put text, and nothing else, in quotes; others put arrays there, and may put numbers.
+    """
+    if not value.startswith('"'):
+        return False
+    text = _unquote(value)
+    return own or (_is_scalar(text) and not _is_number(text))
+
+
 def _species(words: list[str], is_number: bool) -> list[int]:
     if is_number:
         return [int(word) for word in words]
@@ -133,6 +152,7 @@ def read_extxyz(path: Path, skipped: list[Skipped] | None = None, part: Part | N
     structures: list[Atoms] = []
     infos: list[dict[str, str]] = []
     ids: list[str] = []
+    own, texts = False, set[str]()
     row, frame = 0, part.frames_before
     while row < len(lines):
         name = f"{stem(path)}-{frame}"
@@ -159,7 +179,10 @@ def read_extxyz(path: Path, skipped: list[Skipped] | None = None, part: Part | N
                 skipped,
             )
             break
-        info = {_unquote(key): _unquote(value) for key, value in _PAIR.findall(lines[row + 1])}
+        pairs = [(_unquote(key), value) for key, value in _PAIR.findall(lines[row + 1])]
+        info = {key: _unquote(value) for key, value in pairs}
+        own = own or SPECS_KEY in info
+        texts |= {key for key, value in pairs if _is_text(value, own)}
         name = next((info[key] for key in ID_KEYS if key in info), name)
         row += 2 + natoms
         try:
@@ -174,9 +197,9 @@ def read_extxyz(path: Path, skipped: list[Skipped] | None = None, part: Part | N
         key for info in infos for key in info if key not in STRUCTURAL | {*ID_KEYS, SPECS_KEY}
     )
     fields = {
-        key: typed([info.get(key) for info in infos])
+        key: typed([info.get(key) for info in infos], text=key in texts)
         for key in keys
-        if all(_is_scalar(info[key]) for info in infos if key in info)
+        if key in texts or all(_is_scalar(info[key]) for info in infos if key in info)
     }
     stated = infos[0].get(SPECS_KEY) if infos else None
     specs = {name: Label(**meaning) for name, meaning in json.loads(stated or "{}").items()}
