@@ -19,6 +19,7 @@ from pathlib import Path
 
 from matgraft.dft import output
 from matgraft.dft.calculation import LADDER, Calculation
+from matgraft.dft.scratch import folder as scratch_folder
 from matgraft.errors import InputError
 
 COMMAND_VARIABLE = "MATGRAFT_PW"
@@ -77,10 +78,10 @@ class Engine:
         InputError
             It does not start, or is not pw.x.
         """
-        with tempfile.TemporaryDirectory(prefix="matgraft-") as folder:
+        with scratch_folder() as folder:
             # An input without content: it greets, complains and stops.
-            (Path(folder) / "pw.in").write_text("&CONTROL\n/\n")
-            _, text, _ = execute((*self.command, "-in", "pw.in"), Path(folder), 60.0)
+            (folder / "pw.in").write_text("&CONTROL\n/\n")
+            _, text, _ = execute((*self.command, "-in", "pw.in"), folder, 60.0)
         found = output.version(text)
         if not found:
             said = " ".join(text.split()[-30:])
@@ -132,8 +133,8 @@ class Engine:
             # Were it missing, pw.x would silently look in folders of the system.
             if not one.path.is_file() or hashlib.sha256(one.path.read_bytes()).hexdigest() != one.sha256:
                 return output.Failure(output.CRASHED, f"{one.path}: gone, or no longer the file it was")
-        with tempfile.TemporaryDirectory(prefix=f"matgraft-{os.getpid()}-", dir=scratch) as name:
-            folder, wide = Path(name), LADDER[rung].get("degauss")
+        with scratch_folder(scratch) as folder:
+            wide = LADDER[rung].get("degauss")
             if wide is not None:
                 deck = calculation.deck(rung, degauss=wide, keep=True, max_seconds=max_seconds)  # type: ignore[arg-type]
                 first = self._pw(deck, folder, max_seconds)
