@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 import spglib
@@ -43,6 +44,10 @@ LADDER: tuple[dict[str, object], ...] = (
 )
 """What is tried in turn when the loop does not converge or the program crashes. None changes the label: the
 last one converges with a wide smearing first and goes on from its density with the protocol's own."""
+
+
+FEW = 12
+"""Magnetic atoms, up to which all antiferromagnetic orders are compared."""
 
 
 class Unfit(Exception):
@@ -259,9 +264,9 @@ def key_of(
 def starting_moments(atoms: Atoms, protocol: Protocol, electrons: float) -> np.ndarray | None:
     """Moments that a calculation starts from, in Bohr magnetons; None if it need not be spin-polarised.
 
-    Those of a structure that brings its own, else :data:`MOMENTS`. Without a magnetic element and with an
-    even number of electrons, spin polarisation would find nothing; with an odd number one moment is spread
-    over the atoms.
+    Those of a structure that brings its own, else :data:`MOMENTS`; moments of its own in both directions are
+    an order, and are left as they are. Without a magnetic element and with an even number of electrons, spin
+    polarisation would find nothing; with an odd number one moment is spread over the atoms.
 
     Raises
     ------
@@ -280,15 +285,17 @@ def starting_moments(atoms: Atoms, protocol: Protocol, electrons: float) -> np.n
     moments = own if own.any() else np.asarray([MOMENTS.get(symbol, 0.0) for symbol in atoms.symbols])
     if not moments.any():
         return np.full(len(atoms), 1.0 / len(atoms)) if odd else None
-    return moments * alternating(atoms, moments != 0) if protocol.order == "antiferromagnetic" else moments
+    ordered = (moments > 0).any() and (moments < 0).any()
+    if protocol.order == "ferromagnetic" or ordered:
+        return moments
+    return moments * alternating(atoms, moments != 0)
 
 
 def alternating(atoms: Atoms, magnetic: np.ndarray) -> np.ndarray:
-    """Signs for the simplest antiferromagnetic order: as many nearest magnetic neighbours opposite as can be.
+    """Signs for the simplest antiferromagnetic order: as many near magnetic neighbours opposite as can be.
 
-    Starting from the first magnetic atom, each next one (nearest first) is set against the majority of those
-    that are set, weighted by the inverse sixth power of their distances; then atoms are turned one by one as
-    long as that helps.
+    Pairs count by the inverse sixth power of their distances. Up to :data:`FEW` magnetic atoms, no signs are
+    better; beyond, none that differ in one atom.
 
     Parameters
     ----------
@@ -298,7 +305,7 @@ def alternating(atoms: Atoms, magnetic: np.ndarray) -> np.ndarray:
     Returns
     -------
     ndarray, shape (n,)
-        1, -1.
+        1, -1; 1 for the first magnetic atom.
 
     Raises
     ------
@@ -317,20 +324,31 @@ def alternating(atoms: Atoms, magnetic: np.ndarray) -> np.ndarray:
     coupling = np.zeros((len(sites), len(sites)))
     np.add.at(coupling, (first, second), distance**-6.0)
     np.fill_diagonal(coupling, 0.0)
-    signs = np.zeros(len(sites))
+    result = np.ones(len(atoms))
+    result[sites] = _best_signs(coupling) if len(sites) <= FEW else _good_signs(coupling)
+    return result
+
+
+def _best_signs(coupling: np.ndarray) -> np.ndarray:
+    every = np.array([(1, *rest) for rest in product((1, -1), repeat=len(coupling) - 1)])
+    energies = ((every @ coupling) * every).sum(axis=1)
+    # The first of equals, whatever the round-off.
+    return every[np.flatnonzero(energies <= energies.min() + 1e-6 * np.ptp(energies))[0]]
+
+
+def _good_signs(coupling: np.ndarray) -> np.ndarray:
+    """Each next atom, nearest first, against the majority of those before; then turned while that helps."""
+    signs = np.zeros(len(coupling))
     signs[0] = 1.0
     while (signs == 0).any():
         field = coupling @ signs
         strength = np.where(signs == 0, coupling @ np.abs(signs), -1.0)
         site = int(strength.argmax())
         signs[site] = 1.0 if field[site] < 0 else -1.0
-    for _ in range(10 * len(sites)):
+    for _ in range(10 * len(signs)):
         gain = signs * (coupling @ signs)
         site = int(gain.argmax())
         if gain[site] <= 1e-12:
             break
         signs[site] *= -1
-    signs *= signs[0]
-    result = np.ones(len(atoms))
-    result[sites] = signs
-    return result
+    return signs * signs[0]

@@ -50,7 +50,7 @@ class Protocol(Settings):
     degauss: float = Field(default=0.015, gt=0)
     conv_thr: float = Field(default=1e-7, gt=0)
     order: Order = "ferromagnetic"
-    hubbard_u: dict[str, float] = {}
+    hubbard_u: dict[str, float] = Field(default={})
     forces: bool = False
 
     @field_validator("hubbard_u")
