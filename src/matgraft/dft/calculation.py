@@ -19,6 +19,7 @@ from ase.neighborlist import neighbor_list
 
 from matgraft.data import Dataset
 from matgraft.data.checks import check_structures
+from matgraft.data.symmetry import orientation
 from matgraft.dft.protocols import Protocol
 from matgraft.dft.pseudopotentials import Pseudopotential
 from matgraft.errors import InputError
@@ -124,6 +125,15 @@ class Calculation:
     def atoms(self) -> Atoms:
         return Atoms(self.numbers, self.positions, cell=self.cell, pbc=True, magmoms=self.moments)
 
+    @cached_property
+    def rotation(self) -> np.ndarray:
+        """The proper rotation, of a column vector, from the crystal as it is to how :meth:`deck` has it.
+
+        pw.x looks for symmetry among the rotations of an upright cube and an upright hexagonal prism only; a
+        crystal that lies differently would need several times as many k-points.
+        """
+        return orientation(Atoms(self.numbers, self.positions, cell=self.cell, pbc=True))
+
     @property
     def electrons(self) -> float:
         """Number of valence electrons."""
@@ -172,7 +182,7 @@ class Calculation:
         start: bool = False,
         max_seconds: float | None = None,
     ) -> str:
-        """The input file of pw.x, which works in ``./out``.
+        """The input file of pw.x, which works in ``./out``; the crystal turned by :attr:`rotation`.
 
         Parameters
         ----------
@@ -186,6 +196,7 @@ class Calculation:
             After which the program ends by itself.
         """
         settings, atoms = self.protocol, self.atoms
+        atoms.set_cell(self.cell @ self.rotation.T, scale_atoms=True)
         control: dict[str, object] = {
             "calculation": "scf",
             "outdir": "out",

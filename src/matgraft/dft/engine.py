@@ -14,8 +14,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from matgraft.dft import output
 from matgraft.dft.calculation import LADDER, Calculation
@@ -109,7 +111,7 @@ class Engine:
         scratch: str | None = None,
         after: Callable[[Path], None] | None = None,
     ) -> output.Result | output.Failure:
-        """Run one calculation in a new folder, which is gone afterwards.
+        """Run one calculation in a new folder, which is gone afterwards; forces are as the structure lies.
 
         Parameters
         ----------
@@ -145,6 +147,9 @@ class Engine:
                 rung, start=wide is not None, keep=after is not None, max_seconds=max_seconds
             )
             outcome = self._pw(deck, folder, max_seconds)
+            if isinstance(outcome, output.Result) and outcome.forces is not None:
+                forces = np.asarray(outcome.forces) @ calculation.rotation
+                outcome = replace(outcome, forces=forces.tolist())
             if after is not None and isinstance(outcome, output.Result):
                 after(folder)
             return outcome
