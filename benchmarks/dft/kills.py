@@ -304,7 +304,8 @@ def main() -> int:
     kinds = ", ".join(f"{n} {kind}" for kind, n in disturbed["by_kind"].items())
     print(
         f"{len(results)} of {len(data)} labels after {len(disturbed['kills'])} kills ({kinds}; "
-        f"{disturbed['with_two_labellers']} with two labellers), greatest difference {report['greatest_difference_ev']} eV"
+        f"{disturbed['with_two_labellers']} with two labellers), "
+        f"greatest difference {report['greatest_difference_ev']} eV"
     )
     for what, holds in checks.items():
         print(f"{'ok    ' if holds else 'FAILED'}  {what}")

@@ -136,7 +136,7 @@ def _write_ase_db(ds: Dataset, path: Path, forces: np.ndarray | None) -> None:
         database.metadata = {SPECS_KEY: _specs(ds)}
         for i, atoms in enumerate(ds):
             values = _values(ds, i)
-            results = {"energy": values.pop("energy")} if "energy" in values else {}
+            results: dict = {"energy": values.pop("energy")} if "energy" in values else {}
             if forces is not None:
                 results["forces"] = forces[offsets[i] : offsets[i + 1]]
             if results:

@@ -399,8 +399,8 @@ class Store:
                 db.connection.commit()
             except self._unreachable as error:
                 raise InputError(
-                    f"{self.place}: cannot be read or written ({_in_a_line(error)}). Make room on the disk, or "
-                    "let the server answer, and run the command again: what was finished before is kept."
+                    f"{self.place}: cannot be read or written ({_in_a_line(error)}). Make room on the disk, "
+                    "or let the server answer, and run the command again: what was finished before is kept."
                 ) from error
             finally:
                 if db.connection is not None:
