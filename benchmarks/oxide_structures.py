@@ -6,8 +6,9 @@ Known: every structure of `tmo-oxides` and `tmo-unlabelled` that holds nothing b
 at most ten atoms. Substituted: the same with one metal for another, the cell scaled by the change of the
 metal-oxygen distance in Shannon's radii (high spin, sixfold) for the mean oxidation state. All are brought to
 the primitive cell of their space group, which moves no atom by more than 0.01 Angstrom and spares pw.x every
-k-point that symmetry makes needless. Of two structures with equal formula, space group and number of atoms
-whose volumes are within three per cent, the first stays.
+k-point that symmetry makes needless; oblique ones to the Niggli cell, which spares it grid points. Of two
+structures with equal formula, space group and number of atoms whose volumes are within three per cent, the
+first stays.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ RADII = {
 OXYGEN = 1.40
 MOST_ATOMS = 10
 SAME_VOLUME = 0.03
+OBLIQUE = 1.2
 
 
 def known() -> list[tuple[str, Atoms]]:
@@ -71,7 +73,17 @@ def cell_of(atoms: Atoms) -> tuple:
 
 def primitive(atoms: Atoms) -> Atoms:
     lattice, positions, numbers = spglib.standardize_cell(cell_of(atoms), to_primitive=True, symprec=SYMPREC)
-    return Atoms(numbers, scaled_positions=positions, cell=lattice, pbc=True)
+    result = Atoms(numbers, scaled_positions=positions, cell=lattice, pbc=True)
+    reduced = spglib.niggli_reduce(lattice)
+    if obliqueness(lattice) > OBLIQUE * obliqueness(reduced):
+        result.set_cell(reduced)
+        result.wrap()
+    return result
+
+
+def obliqueness(lattice: np.ndarray) -> float:
+    """Product of the lengths over the volume: 1 for a box, and what a grid along the vectors wastes."""
+    return float(np.prod(np.linalg.norm(lattice, axis=1)) / abs(np.linalg.det(lattice)))
 
 
 def distinct(structures: list[tuple[str, Atoms]]) -> list[tuple[str, Atoms]]:

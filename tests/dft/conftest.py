@@ -13,9 +13,11 @@ from ase.db.sqlite import SQLite3Database
 
 from matgraft.data import Dataset
 from matgraft.dft.calculation import Calculation
+from matgraft.dft.engine import Engine, find
 from matgraft.dft.output import NOT_CONVERGED, Failure, Result
 from matgraft.dft.protocols import Protocol
 from matgraft.dft.pseudopotentials import library
+from matgraft.errors import InputError
 
 TOY = Protocol(name="toy", ecutwfc=20, kspacing=2.0)
 
@@ -87,3 +89,12 @@ def engine() -> FakeEngine:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(7)
+
+
+@pytest.fixture(scope="session")
+def program() -> Engine:
+    """Quantum ESPRESSO, where there is one."""
+    try:
+        return find()
+    except InputError as error:
+        pytest.skip(str(error))

@@ -6,15 +6,16 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import command
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.io import write
 from ase.io.cube import read_cube
 from ase.units import Bohr, Hartree
 from pictures import boxes, is_picture, overlapping, words
 
 from matgraft.data import Dataset
-from matgraft.dft import engine as engines
 from matgraft.dft.calculation import LADDER, Calculation
 from matgraft.dft.engine import Engine
 from matgraft.dft.fields import GRIDS, Fields, calculate, checks, hartree_potential, read_plot
@@ -340,12 +341,14 @@ def test_the_picture_says_what_it_shows(tmp_path, drawn, atoms, indices):
         assert figure.bbox.x0 <= place.x0 < place.x1 <= figure.bbox.x1 + 1, text
 
 
-def test_a_loose_fermi_level_is_explained():
+def test_a_failed_check_is_named_with_its_remedy():
     fields = replace(synthetic(), electrons=8.0015)
-    for smearing, told in (("cold", True), ("gaussian", False)):
-        written = job.Written(checks(fields), Protocol(ecutwfc=40, kspacing=1, smearing=smearing), Path())
-        assert ("gaussian" in written.table.caption) == told
-    assert not job.Written(checks(synthetic()), PROTOCOLS["fast"], Path()).table.caption
+    for smearing, remedy in (("cold", "gaussian"), ("gaussian", "--command")):
+        protocol = Protocol(ecutwfc=40, kspacing=1, smearing=smearing)
+        told = job.Written(checks(fields), protocol, Path("si")).complaint
+        assert told.startswith("si: integral of the density: off by 0.0015 electrons")
+        assert remedy in told
+    assert not job.Written(checks(synthetic()), PROTOCOLS["fast"], Path()).complaint
 
 
 def test_the_structure_is_named_or_the_only_one():
@@ -367,15 +370,24 @@ def test_a_structure_without_pseudopotential_leaves_nothing(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_failed_check_ends_with_exit_code_2_and_all_files(tmp_path, monkeypatch):
+    """Written before by a program that found another Fermi level; drawn anew from another plane."""
+    wrong = replace(synthetic(), density=synthetic().density * 1.001)
+    monkeypatch.setattr(job, "calculate", lambda *_, **__: (wrong, RESULT))
+    write(tmp_path / "si.extxyz", SILICON)
+    protocol = PROTOCOLS["fast"]
+    job.fields(Dataset.read(tmp_path / "si.extxyz"), tmp_path / "out", protocol, Scripted(), (1, 1, 0))
+    (tmp_path / "out" / "fields.png").unlink()
+    asked = ("fields", "si.extxyz", "--plane", "111", "--protocol", "fast", "--out", "out")
+    told = command.run(*asked, "--command", "true", folder=tmp_path)
+    assert told.returncode == 2
+    assert "integral of the density" in told.stdout
+    assert "error: out: integral of the density: off by 0.008 electrons" in told.stderr
+    assert "--command" in told.stderr
+    assert is_picture(tmp_path / "out" / "fields.png")
+
+
 # ----------------------------------------------------------------------------------------- the program
-
-
-@pytest.fixture(scope="module")
-def program():
-    try:
-        return engines.find()
-    except InputError as error:
-        pytest.skip(str(error))
 
 
 @pytest.mark.slow

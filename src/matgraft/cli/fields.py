@@ -9,6 +9,7 @@ import typer
 
 from matgraft.cli.common import Json, console, print_json
 from matgraft.cli.label import Command, MaxSeconds, Pseudopotentials
+from matgraft.errors import InputError
 
 
 def fields(
@@ -28,7 +29,7 @@ def fields(
 ) -> None:
     """Density and potentials of a crystal: V_ext, V_Hartree, V_xc and their sum.
 
-    Run again with another plane, it only draws.
+    Run again with another plane, it only draws. Fields that contradict their equations end in exit code 2.
 
     Example: `matgraft fields silicon.cif --plane 110 --protocol moderate --out silicon`
     """
@@ -50,7 +51,9 @@ def fields(
     )
     if as_json:
         print_json({"out": str(out), "checks": [one.as_dict() for one in done.checks]})
-        return
-    console.print(done.table.rich())
-    for path in sorted(out.iterdir()):
-        console.print(f"  {path}", soft_wrap=True)
+    else:
+        console.print(done.table.rich())
+        for path in sorted(out.iterdir()):
+            console.print(f"  {path}", soft_wrap=True)
+    if done.complaint:
+        raise InputError(done.complaint)

@@ -1,9 +1,10 @@
-"""The space group of a crystal."""
+"""The space group of a crystal, and how it lies in space."""
 
 from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import spglib
 from ase import Atoms
 
@@ -37,3 +38,37 @@ def symmetry(atoms: Atoms) -> spglib.SpglibDataset:
     if found is None:
         raise ValueError("see whether atoms overlap")
     return found
+
+
+def orientation(atoms: Atoms) -> np.ndarray:
+    """The rotation that turns a crystal's axes to where tables of space groups have them.
+
+    For cubic, tetragonal and orthorhombic crystals these are x, y and z; for hexagonal and trigonal ones the
+    main axis is z and a twofold one x; for monoclinic ones the axis is y. The symmetry that an almost
+    symmetric crystal really has is brought there as exactly as that of an ideal one.
+
+    Parameters
+    ----------
+    atoms : Atoms
+        Periodic in three directions.
+
+    Returns
+    -------
+    ndarray, shape (3, 3)
+        Proper; of a column vector. The identity without axes: triclinic, or no symmetry is found.
+    """
+    # Of several choices, spglib's would depend on how the crystal lay before.
+    cell, turn = atoms.cell.standard_form()
+    upright = atoms.copy()
+    upright.set_cell(cell, scale_atoms=True)
+    try:
+        found = symmetry(upright)
+    except ValueError:
+        return np.eye(3)
+    if found.number <= 2:
+        return np.eye(3)
+    # To the ideal cell it takes this rotation after a strain. The strain commutes with all symmetry that the
+    # crystal has without it, so that the polar factor turns that one exactly; spglib's own rotation does not.
+    strained = np.linalg.inv(found.transformation_matrix).T @ cell.array
+    left, _, right = np.linalg.svd(np.linalg.solve(strained, found.std_lattice).T)
+    return left @ right @ turn

@@ -14,11 +14,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from matgraft.dft import output
 from matgraft.dft.calculation import LADDER, Calculation
+from matgraft.dft.scratch import folder as scratch_folder
 from matgraft.errors import InputError
 
 COMMAND_VARIABLE = "MATGRAFT_PW"
@@ -77,10 +80,10 @@ class Engine:
         InputError
             It does not start, or is not pw.x.
         """
-        with tempfile.TemporaryDirectory(prefix="matgraft-") as folder:
+        with scratch_folder() as folder:
             # An input without content: it greets, complains and stops.
-            (Path(folder) / "pw.in").write_text("&CONTROL\n/\n")
-            _, text, _ = execute((*self.command, "-in", "pw.in"), Path(folder), 60.0)
+            (folder / "pw.in").write_text("&CONTROL\n/\n")
+            _, text, _ = execute((*self.command, "-in", "pw.in"), folder, 60.0)
         found = output.version(text)
         if not found:
             said = " ".join(text.split()[-30:])
@@ -108,7 +111,7 @@ class Engine:
         scratch: str | None = None,
         after: Callable[[Path], None] | None = None,
     ) -> output.Result | output.Failure:
-        """Run one calculation in a new folder, which is gone afterwards.
+        """Run one calculation in a new folder, which is gone afterwards; forces are as the structure lies.
 
         Parameters
         ----------
@@ -132,8 +135,8 @@ class Engine:
             # Were it missing, pw.x would silently look in folders of the system.
             if not one.path.is_file() or hashlib.sha256(one.path.read_bytes()).hexdigest() != one.sha256:
                 return output.Failure(output.CRASHED, f"{one.path}: gone, or no longer the file it was")
-        with tempfile.TemporaryDirectory(prefix=f"matgraft-{os.getpid()}-", dir=scratch) as name:
-            folder, wide = Path(name), LADDER[rung].get("degauss")
+        with scratch_folder(scratch) as folder:
+            wide = LADDER[rung].get("degauss")
             if wide is not None:
                 deck = calculation.deck(rung, degauss=wide, keep=True, max_seconds=max_seconds)  # type: ignore[arg-type]
                 first = self._pw(deck, folder, max_seconds)
@@ -144,6 +147,9 @@ class Engine:
                 rung, start=wide is not None, keep=after is not None, max_seconds=max_seconds
             )
             outcome = self._pw(deck, folder, max_seconds)
+            if isinstance(outcome, output.Result) and outcome.forces is not None:
+                forces = np.asarray(outcome.forces) @ calculation.rotation
+                outcome = replace(outcome, forces=forces.tolist())
             if after is not None and isinstance(outcome, output.Result):
                 after(folder)
             return outcome

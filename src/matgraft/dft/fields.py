@@ -11,9 +11,10 @@ import numpy as np
 from ase import Atoms
 from ase.units import Bohr, Hartree, Ry
 
-from matgraft.dft.calculation import LADDER, Calculation
+from matgraft.dft.calculation import Calculation
 from matgraft.dft.engine import Engine, execute
-from matgraft.dft.output import CRASHED, NOT_CONVERGED, Failure, Result
+from matgraft.dft.output import Result
+from matgraft.dft.store import Attempt, next_rung
 from matgraft.errors import InputError
 
 GRIDS = ("density", "v_ext", "v_hartree", "v_xc", "v_eff")
@@ -132,7 +133,8 @@ def calculate(
     """
     engine.program(_PROGRAM)
     found: list[Fields] = []
-    for rung in range(len(LADDER)):
+    attempts: list[Attempt] = []
+    while (rung := next_rung(attempts)) is not None:
         outcome = engine.run(
             calculation,
             rung,
@@ -141,11 +143,10 @@ def calculate(
         )
         if isinstance(outcome, Result):
             return found[-1], outcome
-        if outcome.reason not in (NOT_CONVERGED, CRASHED):
-            break
-    assert isinstance(outcome, Failure)
+        attempts.append(Attempt(rung, outcome.reason, outcome.message, outcome.seconds))
+    last = attempts[-1]
     raise InputError(
-        f"{calculation.atoms.get_chemical_formula()}: no density, {outcome.reason} ({outcome.message}). "
+        f"{calculation.atoms.get_chemical_formula()}: no density, {last.reason} ({last.message}). "
         "Look at the structure, or give another protocol or more time."
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from sqlite3 import DatabaseError
+from sqlite3 import DatabaseError, OperationalError
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,9 @@ UNTRIED = "to be tried again"
 
 LEASE = 120.0
 """Seconds after which a claim that nobody renews may be taken over by another machine."""
+
+PATIENCE = 120.0
+"""Seconds that a server which has answered before is waited for, so that its restart ends no calculation."""
 
 MOST_KILLS = 5
 """A program that was killed is started again this often, with the same settings."""
@@ -144,28 +148,30 @@ class Store:
     """
 
     def __init__(self, place: str | Path, create: bool = True):
-        self.place = str(place)
+        self.place = _without_password(str(place))
         self._lock = threading.RLock()
-        remote = "://" in self.place
+        self._patience = 0.0
+        self._unreachable: tuple[type[Exception], ...] = (OperationalError,)
+        remote = str(place).startswith(("postgresql://", "postgres://"))
         if not remote and not self.place.endswith(".db"):
             raise InputError(f"{self.place}: a store is a file that ends in .db, or a PostgreSQL URL.")
-        if not remote and not Path(self.place).exists():
+        if not remote and not Path(place).exists():
             if not create:
                 raise InputError(f"{self.place}: no such store.")
-            _make(Path(self.place))
+            _make(Path(place))
         try:
-            self._db = connect(self.place, use_lock_file=False)
+            self._db = connect(str(place), use_lock_file=False)
+            if remote:
+                self._attach(create)
             metadata = self._db.metadata
-            if remote and create and _VERSION_KEY not in metadata and self._db.count() == 0:
-                self._db.metadata = metadata = _metadata()
-                with self._transaction() as cursor:
-                    cursor.execute(_CLAIMS)
         except ImportError as error:
             raise InputError(
                 f"{self.place}: PostgreSQL needs one more package: pip install 'matgraft[postgresql]'"
             ) from error
         except Exception as error:
-            raise InputError(f"{self.place}: cannot be opened as a store of labels ({error}).") from error
+            raise InputError(
+                f"{self.place}: cannot be opened as a store of labels ({_in_a_line(error)})."
+            ) from error
         found = metadata.get(_VERSION_KEY)
         if found is None:
             raise InputError(f"{self.place}: a database of other things; give another --store.")
@@ -267,16 +273,54 @@ class Store:
         with self._transaction():
             return self._entry(self._row(key))
 
-    def entries(self) -> Iterator[Entry]:
-        """All that is in the store, in the order of arrival."""
+    def keys(self, status: str) -> set[str]:
+        """Keys of all that is ``done`` or ``failed``, in a moment where :meth:`entries` reads everything."""
+        query = "SELECT unique_id FROM systems JOIN text_key_values USING (id) WHERE key = ? AND value = ?"
+        with self._transaction() as cursor:
+            cursor.execute(query, ("status", status))
+            return {key for (key,) in cursor.fetchall()}
+
+    def entries(self, status: str | None = None) -> Iterator[Entry]:
+        """All that is in the store, or that is ``done`` or ``failed``, in the order of arrival."""
         with self._transaction():
-            rows = list(self._db.select(sort="id"))
+            rows = list(self._db.select(sort="id", **({} if status is None else {"status": status})))
         for row in rows:
             entry = self._entry(row)
             assert entry is not None
             yield entry
 
     # ---------------------------------------------------------------- database
+
+    def _attach(self, create: bool) -> None:
+        """Reach the server; where the database is empty, make it a store."""
+        from psycopg2 import OperationalError as Unreachable
+
+        self._unreachable += (Unreachable,)
+        # The lock lasts as long as the connection: of several that come first, one makes the tables.
+        alone = self._db._connect()
+        try:
+            alone.cursor().execute("SELECT pg_advisory_lock(hashtext(?))", (_VERSION_KEY,))
+            if create and _VERSION_KEY not in self._db.metadata and self._db.count() == 0:
+                with self._transaction() as cursor:
+                    cursor.execute(_CLAIMS)
+                # Last, for it is what says that the store is whole.
+                self._db.metadata = _metadata()
+        finally:
+            alone.close()
+        self._patience = PATIENCE
+
+    def _connect(self) -> None:
+        """Open a connection, to a server that restarts as soon as it answers again."""
+        while True:
+            start = time.monotonic()
+            try:
+                self._db.__enter__()
+                return
+            except self._unreachable:
+                if self._patience <= 0:
+                    raise
+            time.sleep(1.0)
+            self._patience -= time.monotonic() - start
 
     def _row(self, key: str) -> AtomsRow | None:
         return next(self._db.select(unique_id=key), None)
@@ -349,22 +393,29 @@ class Store:
                 yield db.connection.cursor()
                 return
             try:
-                db.__enter__()
+                self._connect()
                 assert db.connection is not None
                 yield db.connection.cursor()
                 db.connection.commit()
-            except DatabaseError as error:
-                if "full" in str(error) or "disk I/O" in str(error):
-                    raise InputError(
-                        f"{self.place}: cannot be written ({error}). Make room and run the command again: "
-                        "what was finished before is kept."
-                    ) from error
-                raise
+            except self._unreachable as error:
+                raise InputError(
+                    f"{self.place}: cannot be read or written ({_in_a_line(error)}). Make room on the disk, or "
+                    "let the server answer, and run the command again: what was finished before is kept."
+                ) from error
             finally:
                 if db.connection is not None:
                     # Without a commit before, this takes everything back.
                     db.connection.close()
                     db.connection = None
+
+
+def _without_password(place: str) -> str:
+    """The place as messages and files may show it."""
+    return re.sub(r"(?<=://)([^:/@]*):[^@/]+@", r"\1:***@", place)
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _metadata() -> dict:

@@ -448,7 +448,13 @@ def tabulate(summary: dict, unit: str, caption: str = "") -> Table:
     for method, by_size in summary.items():
         if method != ZERO_SHOT:
             without = [None] if means_something else []
-            rows.append([title(method), *without, *(cell(by_size[str(size)]) if str(size) in by_size else None for size in sizes)])
+            rows.append(
+                [
+                    title(method),
+                    *without,
+                    *(cell(by_size[str(size)]) if str(size) in by_size else None for size in sizes),
+                ]
+            )
     columns = ["method", *["N = 0"] * means_something, *(f"N = {size}" for size in sizes)]
     head = (
         f"MAE in {unit} (meV/atom; share within 43 meV/atom)"

@@ -42,15 +42,26 @@ class Written:
     @property
     def table(self) -> Table:
         rows = [(one.name, one.value, one.tolerance, one.unit, one.passed) for one in self.checks]
-        loose = not self.checks[0].passed and self.protocol.smearing in ("cold", "mp")
-        return Table(
-            ("check", "deviation", "at most", "unit", "passed"),
-            rows,
-            caption=f"With {self.protocol.smearing} smearing, pw.x 7.2 takes a Fermi level as found that is "
-            "up to 0.01 electrons off; the smearings gaussian and fd are exact."
-            if loose
-            else "",
-        )
+        return Table(("check", "deviation", "at most", "unit", "passed"), rows)
+
+    @property
+    def complaint(self) -> str:
+        """Which checks failed, and the remedy; empty if none did."""
+        failed = [
+            f"{one.name}: off by {one.value:.2g} {one.unit}, at most {one.tolerance:g} are right"
+            for one in self.checks
+            if not one.passed
+        ]
+        if not failed:
+            return ""
+        if not self.checks[0].passed and self.protocol.smearing in ("cold", "mp"):
+            remedy = (
+                f'With {self.protocol.smearing} smearing, pw.x may miss the Fermi level; set "smearing": '
+                '"gaussian" in the protocol and give a new --out.'
+            )
+        else:
+            remedy = "Do not trust this pw.x with its pp.x: name another with --command and give a new --out."
+        return f"{self.out}: {'; '.join(failed)}. {remedy}"
 
 
 def fields(

@@ -21,7 +21,7 @@ from matgraft.dft.engine import Engine
 from matgraft.dft.output import KILLED, Failure, Result
 from matgraft.dft.protocols import Protocol
 from matgraft.dft.pseudopotentials import library
-from matgraft.dft.store import DONE, LEASE, Entry, Store, new_owner
+from matgraft.dft.store import DONE, FAILED, LEASE, Entry, Store, new_owner
 from matgraft.errors import InputError
 from matgraft.progress import Progress
 
@@ -150,8 +150,8 @@ def retry(
     """
     opened, known = Store(store, create=False), library(pseudopotentials)
     report, queue = Labelled(), []
-    for entry in list(opened.entries()):
-        if entry.status == DONE or (reasons and entry.reason not in reasons):
+    for entry in list(opened.entries(FAILED)):
+        if reasons and entry.reason not in reasons:
             continue
         try:
             calculation = Calculation.of(entry.atoms, entry.protocol, known)
@@ -178,10 +178,12 @@ def work(
     scratch: str | None,
 ) -> Labelled:
     """Bring every calculation of the queue to a label or to a last failure."""
-    known = {entry.key: entry for entry in store.entries()}
+    labelled, failed = store.keys(DONE), {entry.key: entry for entry in store.entries(FAILED)}
+    report.done += sum(calculation.key in labelled for calculation, _ in queue)
+    queue = [one for one in queue if one[0].key not in labelled]
     waiting = []
     for calculation, ids in sorted(queue, key=lambda one: one[0].cost):
-        if (rung := _settled(known.get(calculation.key), report)) is not None:
+        if (rung := _settled(failed.get(calculation.key), report)) is not None:
             waiting.append(_Task(calculation, ids, rung))
     own = ThreadPoolExecutor(workers) if executor is None else None
     crew = _Crew(store, engine, report, waiting, executor or own, workers, (max_seconds, scratch))  # type: ignore[arg-type]

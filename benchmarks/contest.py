@@ -1,0 +1,239 @@
+"""Does the contest choose well, and do its intervals hold? Against every single recipe, in hindsight.
+
+    python benchmarks/contest.py run [--out results/contest] [--seeds 10] [--workers 2]
+    python benchmarks/contest.py report [--out results/contest]
+
+Five sets, 50 to 400 labels, each seed with a test set and training labels of its own. Every candidate of the
+portfolio is fitted to all labels and judged on the test set, which the contest never sees: the best of them
+is what one could have chosen only in hindsight. With new formulas in the test set the intervals alone are of
+interest, and single recipes are left out. Development used seeds from 100 on; these are 0 to 9. One file per
+case keeps what is finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from matgraft.data import Dataset
+from matgraft.data.splits import grouped_split, groups, keep_where, random_split
+from matgraft.evaluation.tables import Table
+from matgraft.jobs.finetune import AUTO, half_widths, interval_scores, sources_of
+from matgraft.jobs.folder import versions, write_json, write_text
+from matgraft.jobs.pool import finished, pool
+from matgraft.progress import Progress
+from matgraft.training.contest import contest, outcome
+from matgraft.training.graft import Task
+from matgraft.training.portfolio import Bench, Candidate
+
+SIZES = (50, 100, 200, 400)
+REFERENCES, DIRECT = "references", "direct"
+WORST = 0.05
+
+
+@dataclass(frozen=True)
+class Set:
+    """A data set, and how it is cut."""
+
+    data: str
+    target: str
+    test: int
+    sizes: tuple[int, ...] = SIZES
+    keep: tuple[str, ...] = ()
+    grouped: bool = True
+
+
+SETS = {
+    "oxides": Set("tmo-oxides-fetiv", "energy", 117),
+    "oxides-clean": Set("tmo-oxides-clean", "energy", 91, (50, 100, 160), grouped=False),
+    "tio2-qe-pbe": Set("tio2-qe-pbe", "energy", 400, grouped=False),
+    "oxides-optb88": Set("jarvis-oxides", "e_form_per_atom", 400),
+    "bulk-modulus": Set(
+        "mp-properties", "log10_K_VRH_GPa", 400, keep=("log10_K_VRH_GPa>0", "log10_K_VRH_GPa<3")
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One split of one set."""
+
+    name: str
+    grouped: bool
+    size: int
+    seed: int
+
+    def path(self, out: Path) -> Path:
+        split = "formula" if self.grouped else "random"
+        return out / "cases" / f"{self.name}-{split}-n{self.size}-seed{self.seed}.json"
+
+
+def cases(seeds: int) -> Iterator[Case]:
+    """Every case, so ordered that what is finished early is a fair sample."""
+    for seed in range(seeds):
+        for grouped in (False, True):
+            for name, one in SETS.items():
+                if one.grouped or not grouped:
+                    yield from (Case(name, grouped, size, seed) for size in one.sizes)
+
+
+@cache
+def structures(name: str) -> Dataset:
+    data = Dataset.read(SETS[name].data, target=SETS[name].target, missing="drop")
+    return data[keep_where(data, SETS[name].keep)]
+
+
+def split(case: Case) -> tuple[Dataset, np.ndarray | None]:
+    """Training structures, then those of the test set; and the group of each."""
+    data, test = structures(case.name), SETS[case.name].test
+    grouping = groups(data, "formula") if case.grouped else None
+    if grouping is None:
+        rest, held = random_split(len(data), test, case.seed)
+    else:
+        rest, held = grouped_split(grouping, test, case.seed)
+    chosen = np.random.default_rng([case.seed, 7]).permutation(rest)[: case.size]
+    both = np.concatenate([chosen, held])
+    return data[both], None if grouping is None else grouping[both]
+
+
+def judge(case: Case) -> dict:
+    """Everything about one case."""
+    data, grouping = split(case)
+    sources = sources_of(AUTO, AUTO)
+    task = Task.of(data, SETS[case.name].target, sources[0].cutoff)
+    bench = Bench(task, tuple(sources))
+    rows, test = np.arange(case.size), np.arange(case.size, len(data))
+    _ = bench.zero_shot, bench.features
+    start, cpu = time.monotonic(), time.process_time()
+    held = contest(bench, rows, case.seed, groups=grouping)
+    models = {one: bench.fit(one, rows, case.seed) for one in held.weights}
+    graft = outcome(bench, held, case.seed, models)
+    seconds = {"wall_seconds": time.monotonic() - start, "cpu_seconds": time.process_time() - cpu}
+    natoms = task.natoms[test]
+
+    def said(per_atom: np.ndarray) -> float:
+        return float(np.abs(per_atom - task.per_atom[test]).mean())
+
+    predicted = task.predicted_by(graft)[test]
+    error = np.abs(predicted - task.per_atom[test])
+    in_label = task.label.from_per_atom(error, natoms)
+    strange = graft.intervals.strangeness(graft.features(task.graphs)[test])
+    single = {}
+    for one in bench.candidates():
+        if not case.grouped or one.name in (REFERENCES, DIRECT):
+            model = models.get(one) or bench.fit(one, rows, case.seed)
+            single[called(bench, one)] = said(bench.predicted(one, model, test))
+    worst = in_label >= np.quantile(in_label, 1 - WORST)
+    return {
+        "auto": said(predicted),
+        "single": single,
+        "weights": {called(bench, one): weight for one, weight in held.weights.items()},
+        "cross_validation": held.blended_error,
+        "intervals": interval_scores(in_label, half_widths(task, graft, test)),
+        "unscaled": interval_scores(in_label, np.full(len(test), plain_half_width(task, held))),
+        "flagged": float((strange > 1).mean()),
+        "worst_flagged": float((strange[worst] > 1).mean()),
+        **seconds,
+    }
+
+
+def plain_half_width(task: Task, held, coverage: float = 0.9) -> float:
+    """The conformal quantile of the folds' errors, the same for all structures."""
+    error = task.label.from_per_atom(np.abs(held.blended - held.truth), task.natoms[held.rows])
+    rank = min(int(np.ceil((len(error) + 1) * coverage)), len(error))
+    return float(np.sort(error)[rank - 1])
+
+
+def called(bench: Bench, one: Candidate) -> str:
+    return one.name if one.source is None else f"{one.name} @ {bench.sources[one.source].card['name']}"
+
+
+def run(out: Path, seeds: int, workers: int) -> None:
+    (out / "cases").mkdir(parents=True, exist_ok=True)
+    every = list(cases(seeds))
+    waiting = [case for case in every if not case.path(out).is_file()]
+    with (
+        Progress(len(every), "contest", unit="cases", done=len(every) - len(waiting)) as progress,
+        pool(workers, torch.set_num_threads, 1) as executor,
+    ):
+        for case, result in finished({executor.submit(judge, case): case for case in waiting}):
+            write_json(case.path(out), result)
+            progress.step()
+
+
+def report(out: Path, seeds: int) -> None:
+    """One file of all cases, and tables of means over seeds."""
+    found: dict[tuple[str, bool, int], list[dict]] = defaultdict(list)
+    everything = {}
+    for case in cases(seeds):
+        if case.path(out).is_file():
+            result = json.loads(case.path(out).read_text())
+            found[case.name, case.grouped, case.size].append(result)
+            everything[case.path(out).stem] = result
+    write_json(out / "contest.json", {"cases": everything, "versions": versions()})
+    choice, width = [], []
+    for (name, grouped, size), results in found.items():
+        auto = np.mean([one["auto"] for one in results])
+        if not grouped:
+            singles = {key: np.mean([one["single"][key] for one in results]) for key in results[0]["single"]}
+            best = min(singles, key=singles.get)
+            floor = min(singles[REFERENCES], singles[DIRECT])
+            choice.append(
+                (
+                    name, str(size), len(results), f"{auto:.4f}", f"{singles[best]:.4f}", best,
+                    f"{auto / singles[best] - 1:+.1%}", f"{auto / floor - 1:+.1%}",
+                    f"{np.median([one['cpu_seconds'] for one in results]):.0f}",
+                )
+            )  # fmt: skip
+        held = [one["intervals"]["held"] for one in results]
+        ratio = [one["intervals"]["mean_half_width"] / one["unscaled"]["mean_half_width"] for one in results]
+        width.append(
+            (
+                name, "formula" if grouped else "random", str(size), len(results), f"{np.mean(held):.1%}",
+                f"{np.mean([one['unscaled']['held'] for one in results]):.1%}", f"{np.mean(ratio):.2f}",
+                f"{np.mean([one['flagged'] for one in results]):.0%}",
+                f"{np.mean([one['worst_flagged'] for one in results]):.0%}",
+            )
+        )  # fmt: skip
+    tables = (
+        Table(
+            ("set", "N", "seeds", "auto", "best single", "which", "against it", "against the floor", "CPU s"),
+            choice,
+            "The contest against the best single recipe in hindsight",
+            "mean absolute error per atom over seeds, in the label's unit; floor: the better of references "
+            "alone and direct training",
+        ),
+        Table(
+            ("set", "split", "N", "seeds", "held", "held, unscaled", "width", "flagged", "of the worst 5 %"),
+            width,
+            "Intervals of 90 %",
+            "share of test labels inside, inside unscaled conformal intervals, mean width in units of the "
+            "unscaled ones; structures whose strangeness exceeds 1, among all and the worst 5 % of errors",
+        ),
+    )  # fmt: skip
+    write_text(out / "contest.md", "\n\n".join(table.markdown() for table in tables) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("run", "report"))
+    parser.add_argument("--out", type=Path, default=Path("results/contest"))
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    if options.what == "run":
+        run(options.out, options.seeds, options.workers)
+    report(options.out, options.seeds)
+
+
+if __name__ == "__main__":
+    main()
