@@ -143,7 +143,8 @@ class Calculation:
         """
         moments = np.zeros(len(self.numbers)) if self.moments is None else self.moments
         _, kinds = np.unique(np.column_stack([self.numbers, moments]), axis=0, return_inverse=True)
-        cell = (self.cell, self.atoms.get_scaled_positions(), kinds.ravel())
+        places = self.atoms.get_scaled_positions()
+        cell = (self.cell.tolist(), places.tolist(), kinds.ravel().tolist())
         mesh = spglib.get_ir_reciprocal_mesh(self.kpoints, cell, is_shift=(0, 0, 0), symprec=SAME)
         inequivalent = np.prod(self.kpoints) if mesh is None else len(np.unique(mesh[0]))
         spins = 1 if self.moments is None else 2
