@@ -291,19 +291,26 @@ def setup() -> Path:
             "there is no python3.11 on PATH). Install either, or a pw.x of another origin and name it in "
             f"${COMMAND_VARIABLE}."
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise InputError(
+            f"{target.parent}: cannot be written ({error.strerror}). Name another folder in ${HOME_VARIABLE}."
+        ) from error
+    pip = ("-m", "pip", "--disable-pip-version-check", "install", "--quiet")
     try:
         for command in (
             [python, "-m", "venv", str(partial)],
-            [str(partial / "bin" / "python"), "-m", "pip", "install", "--quiet", QEPY],
+            [str(partial / "bin" / "python"), *pip, QEPY],
         ):
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
-                said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+                # Where Debian's venv lacks a package, it says so on standard output.
+                said = done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}"
                 raise InputError(
-                    f"{shlex.join(command)}: {said[-1]}. Run it again when that is mended, or install a pw.x "
-                    f"of another origin and name it in ${COMMAND_VARIABLE}."
+                    f"{shlex.join(command)}: {said.splitlines()[-1]}. Run it again when that is mended, or "
+                    f"install a pw.x of another origin and name it in ${COMMAND_VARIABLE}."
                 )
         try:
             partial.rename(target)
