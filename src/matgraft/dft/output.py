@@ -115,8 +115,8 @@ def read(text: str, exit_code: int, seconds: float, crash: str = "") -> Result |
         said = re.search(r"convergence NOT achieved after\s+(\d+)", text)
         steps = said[1] if said else "all"
         return Failure(NOT_CONVERGED, f"{steps} iterations, estimated accuracy {last[0][1]:.2g} eV", seconds)
-    if error := _error(crash) or _error(text):
-        return Failure(CRASHED, error, seconds)
+    if complaint := _error(crash) or _error(text):
+        return Failure(CRASHED, complaint, seconds)
     if exit_code < 0 or exit_code > 128:
         signal = -exit_code if exit_code < 0 else exit_code - 128
         return Failure(KILLED, f"the program was ended by signal {signal}", seconds)
