@@ -1,4 +1,4 @@
-"""``matgraft label`` and ``matgraft dft``, all verbs with a small program in place of pw.x; what is refused."""
+"""``matgraft label`` and ``matgraft dft`` with a small program in place of pw.x, and what they refuse."""
 
 from __future__ import annotations
 

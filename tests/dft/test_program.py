@@ -18,6 +18,7 @@ from command import run
 from pictures import is_picture
 
 from matgraft.dft.calculation import Calculation
+from matgraft.dft.check import check
 from matgraft.dft.output import NOT_CONVERGED, Result
 from matgraft.dft.protocols import Protocol
 from matgraft.dft.pseudopotentials import library
@@ -39,11 +40,10 @@ def folder(tmp_path):
 
 
 def test_the_engine_gets_silicon_right(program):
-    result = run("dft", "check", "--json")
-    assert result.returncode == 0, result.stderr
-    said = json.loads(result.stdout)
-    assert said["right"]
-    assert abs(said["difference_ev_per_atom"]) < 1e-4
+    found = check(program)
+    assert found.right
+    assert abs(found.difference) < 1e-4
+    assert found.version == found.outcome.version
 
 
 def test_labels_from_a_file_to_a_file(program, folder):
