@@ -106,8 +106,8 @@ def read(text: str, exit_code: int, seconds: float, crash: str = "") -> Result |
     if exit_code == 0 and done and "convergence has been achieved" in text:
         try:
             return _result(text)
-        except ValueError as error:
-            return Failure(CRASHED, f"an output that cannot be read: {error}", seconds)
+        except ValueError as unreadable:
+            return Failure(CRASHED, f"an output that cannot be read: {unreadable}", seconds)
     if "Maximum CPU time exceeded" in text:
         return Failure(OUT_OF_TIME, "the time limit was reached before the loop had converged", seconds)
     if "convergence NOT achieved" in text:
