@@ -27,16 +27,18 @@ import torch
 from matgraft.data import Dataset
 from matgraft.data.splits import grouped_split, groups, keep_where, random_split
 from matgraft.evaluation.tables import Table
-from matgraft.jobs.finetune import AUTO, half_widths, interval_scores, sources_of
+from matgraft.jobs.finetune import AUTO, interval_scores, sources_of
 from matgraft.jobs.folder import versions, write_json, write_text
 from matgraft.jobs.pool import finished, pool
+from matgraft.models.intervals import conformal_quantile
 from matgraft.progress import Progress
-from matgraft.training.contest import contest, outcome
+from matgraft.training.contest import Contest, contest, outcome
 from matgraft.training.graft import Task
 from matgraft.training.portfolio import Bench, Candidate
 
 SIZES = (50, 100, 200, 400)
 REFERENCES, DIRECT = "references", "direct"
+COVERAGE = 0.9
 WORST = 0.05
 
 
@@ -126,7 +128,8 @@ def judge(case: Case) -> dict:
     predicted = task.predicted_by(graft)[test]
     error = np.abs(predicted - task.per_atom[test])
     in_label = task.label.from_per_atom(error, natoms)
-    strange = graft.intervals.strangeness(graft.features(task.graphs)[test])
+    features = graft.features(task.graphs)[test]
+    half_width, strange = graft.intervals.assessed(task.composition[test], features, COVERAGE)
     single = {}
     for one in bench.candidates():
         if not case.grouped or one.name in (REFERENCES, DIRECT):
@@ -138,19 +141,18 @@ def judge(case: Case) -> dict:
         "single": single,
         "weights": {called(bench, one): weight for one, weight in held.weights.items()},
         "cross_validation": held.blended_error,
-        "intervals": interval_scores(in_label, half_widths(task, graft, test)),
-        "unscaled": interval_scores(in_label, np.full(len(test), plain_half_width(task, held))),
+        "intervals": interval_scores(in_label, half_width, COVERAGE),
+        "unscaled": interval_scores(in_label, np.full(len(test), unscaled_half_width(task, held)), COVERAGE),
         "flagged": float((strange > 1).mean()),
         "worst_flagged": float((strange[worst] > 1).mean()),
         **seconds,
     }
 
 
-def plain_half_width(task: Task, held, coverage: float = 0.9) -> float:
+def unscaled_half_width(task: Task, held: Contest) -> float:
     """The conformal quantile of the folds' errors, the same for all structures."""
-    error = task.label.from_per_atom(np.abs(held.blended - held.truth), task.natoms[held.rows])
-    rank = min(int(np.ceil((len(error) + 1) * coverage)), len(error))
-    return float(np.sort(error)[rank - 1])
+    errors = task.label.from_per_atom(np.abs(held.blended - held.truth), task.natoms[held.rows])
+    return conformal_quantile(np.sort(errors), COVERAGE)
 
 
 def called(bench: Bench, one: Candidate) -> str:

@@ -1,4 +1,4 @@
-"""The pictures of ``docs/``: the self-consistent loop, and the fields of silicon by a real calculation.
+"""The picture of ``docs/dft.md``: the fields of silicon by a real calculation.
 
     python benchmarks/dft/pictures.py
 
@@ -19,7 +19,6 @@ from matgraft.dft.engine import find
 from matgraft.dft.protocols import PROTOCOLS
 from matgraft.errors import InputError
 from matgraft.jobs.fields import PICTURE, fields
-from matgraft.paper.drawings import self_consistency
 
 DOCS = Path(__file__).parents[2] / "docs"
 PLANE = (1, 1, 0)
@@ -29,9 +28,8 @@ PLANE = (1, 1, 0)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--command", help="of pw.x")
-    parser.add_argument("--docs", type=Path, default=DOCS, help="folder of the pictures")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="folder of the picture")
     arguments = parser.parse_args()
-    self_consistency(arguments.docs / "scf_loop.png")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "silicon"
         silicon = Dataset.from_atoms([bulk("Si", a=5.43)], ["silicon"])

@@ -11,10 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from matgraft.errors import InputError
-from matgraft.settings import said
+from matgraft.settings import Settings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,7 +22,7 @@ else:
     import tomli as tomllib
 
 
-class Cluster(BaseModel):
+class Cluster(Settings):
     """Where calculations run, and on how much.
 
     Attributes
@@ -47,8 +47,6 @@ class Cluster(BaseModel):
     address : str
         Under which workers reach this machine; found out by itself where possible.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     provider: Literal["local", "slurm", "pbs", "kubernetes"] = "local"
     blocks: int = Field(default=1, ge=1)
@@ -78,11 +76,10 @@ def read(path: str | Path) -> Cluster:
         Not readable, or with settings that do not exist or make no sense.
     """
     try:
-        return Cluster.model_validate(tomllib.loads(Path(path).read_text()))
+        settings = tomllib.loads(Path(path).read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path}: not a readable TOML file of settings ({error}).") from error
-    except ValidationError as error:
-        raise InputError(f"{path}: {said(error, Cluster)}") from error
+    return Cluster.of(settings, str(path))
 
 
 @contextmanager
