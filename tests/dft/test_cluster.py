@@ -143,12 +143,13 @@ def test_a_block_that_is_killed_loses_nothing(tmp_path, monkeypatch, fake):
 
 
 LABELLER = """
-import sys
+import logging, sys
 from matgraft.dft import cluster
 from matgraft.dft.engine import Engine
 from matgraft.jobs.label import label
 from dft.conftest import TOY, strained
 
+logging.basicConfig(level=logging.INFO)
 cluster.HEARTBEAT, cluster.LOST = 1, 5
 with cluster.executor(cluster.Cluster()) as pool:
     label(strained(100), sys.argv[1], TOY, Engine((sys.argv[2],), "test"), executor=pool)
@@ -175,3 +176,5 @@ def test_a_labeller_that_is_ended_takes_its_blocks_along(tmp_path, fake, how):
     said = (tmp_path / "log").read_text()
     assert ("KeyboardInterrupt" in said) == (how == signal.SIGINT)
     assert "Error" not in said
+    # Not what Parsl has to say about each of its steps.
+    assert "Scaling" not in said

@@ -40,6 +40,9 @@ class Server:
     def __init__(self, folder: str):
         self._folder, self._number = folder, count()
         self.start()
+        # No power will be lost during a test.
+        self._running.psql("ALTER SYSTEM SET fsync = off;")
+        self._running.psql("SELECT pg_reload_conf();")
 
     def start(self) -> None:
         pgserver = pytest.importorskip("pgserver")

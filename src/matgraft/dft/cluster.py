@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -107,6 +108,7 @@ def executor(cluster: Cluster) -> Iterator[Executor]:
         from parsl.executors import HighThroughputExecutor
     except ImportError as error:
         raise InputError("--cluster needs one more package: pip install 'matgraft[cluster]'") from error
+    logging.getLogger("parsl").setLevel(logging.WARNING)
     # Parsl starts programs of its own, which lie beside this interpreter.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     here = "127.0.0.1" if cluster.provider == "local" else address_by_hostname()
@@ -122,7 +124,13 @@ def executor(cluster: Cluster) -> Iterator[Executor]:
             heartbeat_threshold=LOST,
         )
         config = Config(
-            executors=[workers], run_dir=str(runs), strategy="simple", max_idletime=600.0, exit_mode="cleanup"
+            executors=[workers],
+            run_dir=str(runs),
+            strategy="simple",
+            max_idletime=600.0,
+            exit_mode="cleanup",
+            # It would tell of every step wherever this program logs to.
+            initialize_logging=False,
         )
         with load(config) as kernel:
             yield ParslPoolExecutor(dfk=kernel)

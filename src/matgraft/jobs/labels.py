@@ -152,16 +152,17 @@ def export(store: str | Path, out: str | Path, protocol: str | None = None) -> t
     settings = {entry.protocol.model_dump_json(exclude={"name"}) for entry, _ in labelled}
     if len(settings) > 1:
         raise InputError(
-            f"{opened.place}: labels of {len(settings)} different settings ({', '.join(names)}), whose energies do "
-            "not belong together. Choose one with --protocol."
+            f"{opened.place}: labels of {len(settings)} different settings ({', '.join(names)}), whose "
+            "energies do not belong together. Choose one with --protocol."
         )
     hashes: dict[str, str] = {}
     for entry, _ in labelled:
         for element, sha256 in entry.pseudopotentials.items():
             if hashes.setdefault(element, sha256) != sha256:
                 raise InputError(
-                    f"{opened.place}: labels with different pseudopotentials for {element}, whose energies do not "
-                    "belong together. Label anew with one folder of pseudopotentials and another --store."
+                    f"{opened.place}: labels with different pseudopotentials for {element}, whose "
+                    "energies do not belong together. Label anew with one folder of pseudopotentials and another "
+                    "--store."
                 )
     settled = labelled[0][0].protocol
     programs = sorted({f"Quantum ESPRESSO {result.version}" for _, result in labelled})
