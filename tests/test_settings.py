@@ -72,6 +72,7 @@ def test_a_protocol_from_a_file_is_called_like_it(tmp_path):
         (b'"fast"', "not a readable JSON file"),
         ('{"name": "für"}'.encode("latin-1"), "not a readable JSON file"),
         (b'{"ecutwfc": 50}', "kspacing: Field required."),
+        (b'{"ecutwf": 50}', "no setting 'ecutwf'; did you mean 'ecutwfc'?"),
         (b'{"ecutwfc": -1, "kspacing": 0.3}', "ecutwfc: Input should be greater than 0."),
         (b'{"ecutwfc": Infinity, "kspacing": 0.3}', "ecutwfc: Input should be a finite number."),
         (

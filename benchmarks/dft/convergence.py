@@ -70,7 +70,7 @@ def draw(path: Path, content: dict) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", default="results/dft/convergence.json")
-    parser.add_argument("--store", default="convergence.db")
+    parser.add_argument("--store", default="results/dft/convergence.db")
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     dataset = Dataset.from_atoms(list(CRYSTALS.values()), list(CRYSTALS))

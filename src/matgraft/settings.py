@@ -54,7 +54,8 @@ class Settings(BaseModel):
 
 def said(error: ValidationError, model: type[BaseModel]) -> str:
     """What is wrong with settings, in a sentence, with the nearest setting that exists."""
-    first = error.errors()[0]
+    # What is misspelt may lack elsewhere, where it is harder to understand.
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         near = get_close_matches(key, model.model_fields, 1)

@@ -118,7 +118,7 @@ def test_processes_killed_at_random_moments(tmp_path, rng):
             label(strained(n), place, TOY, engine, workers=2)  # type: ignore[arg-type]
             os._exit(0)
         # Later and later, so that a slow machine gets to the end, too.
-        time.sleep(float(rng.uniform(0.0, 0.3 + 0.02 * kills)))
+        time.sleep(float(rng.uniform(0.0, 0.3 + 0.1 * kills)))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):

@@ -227,7 +227,8 @@ def check(command: Command = None, as_json: Json = False) -> None:
     if not as_json:
         console.print(
             f"silicon: {found.outcome.free_energy:.6f} eV, {1e3 * (found.difference or 0.0):+.4f} meV/atom "
-            f"from what is expected, in {found.outcome.wall_seconds:.1f} s: right"
+            f"from what is expected, in {found.outcome.wall_seconds:.1f} s: right",
+            soft_wrap=True,
         )
 
 

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -136,7 +137,7 @@ def _write_ase_db(ds: Dataset, path: Path, forces: np.ndarray | None) -> None:
         database.metadata = {SPECS_KEY: _specs(ds)}
         for i, atoms in enumerate(ds):
             values = _values(ds, i)
-            results = {"energy": values.pop("energy")} if "energy" in values else {}
+            results: dict[str, Any] = {"energy": values.pop("energy")} if "energy" in values else {}
             if forces is not None:
                 results["forces"] = forces[offsets[i] : offsets[i + 1]]
             if results:

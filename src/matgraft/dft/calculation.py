@@ -104,7 +104,7 @@ class Calculation:
         if not atoms.pbc.all():
             raise Unfit("bad structure", "not periodic in three directions; put it in a box.")
         try:
-            # pw.x converges for atoms 0.1 Angstrom apart, too: to a label of a thousand eV, no physics.
+            # pw.x converges for atoms 0.1 Angstrom apart, too: to a label of a thousand eV.
             check_structures(Dataset.from_atoms([atoms], [str(atoms.symbols)], source="not calculated"))
         except InputError as error:
             raise Unfit("bad structure", str(error)) from error

@@ -248,13 +248,16 @@ def find(command: str | None = None) -> Engine:
     """
     said = command or os.environ.get(COMMAND_VARIABLE)
     if said:
-        parts = tuple(shlex.split(said))
         origin = "--command" if command else f"${COMMAND_VARIABLE}"
+        try:
+            parts = [_absolute(part) for part in shlex.split(said)]
+        except ValueError as error:
+            raise InputError(f"{origin} {said!r}: not a command ({error}).") from error
         if not parts or shutil.which(parts[0]) is None:
             raise InputError(f"{origin} {said!r}: no such program.")
-        return Engine(parts, origin)
+        return Engine(tuple(parts), origin)
     if path := shutil.which("pw.x"):
-        return Engine((path,), "PATH")
+        return Engine((_absolute(path),), "PATH")
     python = _environment() / "bin" / "python"
     if python.is_file():
         return Engine((str(python), "-m", "qepy", "--pw.x"), str(_environment()))
@@ -262,6 +265,11 @@ def find(command: str | None = None) -> Engine:
         "no pw.x of Quantum ESPRESSO on this machine. Install one (Debian: quantum-espresso), name its "
         f"command with --command or ${COMMAND_VARIABLE}, or make one without root: matgraft dft setup"
     )
+
+
+def _absolute(part: str) -> str:
+    """A part of a command that is right in the folder of a run, too."""
+    return os.path.abspath(part) if os.sep in part and os.path.isfile(part) else part
 
 
 def setup() -> Path:
@@ -289,16 +297,27 @@ def setup() -> Path:
             "there is no python3.11 on PATH). Install either, or a pw.x of another origin and name it in "
             f"${COMMAND_VARIABLE}."
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise InputError(
+            f"{target.parent}: cannot be written ({error.strerror}). Name another folder in ${HOME_VARIABLE}."
+        ) from error
+    pip = ("-m", "pip", "--disable-pip-version-check", "install", "--quiet")
     try:
         for command in (
             [python, "-m", "venv", str(partial)],
-            [str(partial / "bin" / "python"), "-m", "pip", "install", "--quiet", QEPY],
+            [str(partial / "bin" / "python"), *pip, QEPY],
         ):
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
-                raise InputError(f"{shlex.join(command)}: {done.stderr.strip().splitlines()[-1:]}")
+                # Where Debian's venv lacks a package, it says so on standard output.
+                said = done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}"
+                raise InputError(
+                    f"{shlex.join(command)}: {said.splitlines()[-1]}. Run it again when that is mended, or "
+                    f"install a pw.x of another origin and name it in ${COMMAND_VARIABLE}."
+                )
         try:
             partial.rename(target)
         except OSError:

@@ -104,7 +104,10 @@ def read(text: str, exit_code: int, seconds: float, crash: str = "") -> Result |
     """
     done = "JOB DONE" in text
     if exit_code == 0 and done and "convergence has been achieved" in text:
-        return _result(text)
+        try:
+            return _result(text)
+        except ValueError as unreadable:
+            return Failure(CRASHED, f"an output that cannot be read: {unreadable}", seconds)
     if "Maximum CPU time exceeded" in text:
         return Failure(OUT_OF_TIME, "the time limit was reached before the loop had converged", seconds)
     if "convergence NOT achieved" in text:
@@ -112,8 +115,8 @@ def read(text: str, exit_code: int, seconds: float, crash: str = "") -> Result |
         said = re.search(r"convergence NOT achieved after\s+(\d+)", text)
         steps = said[1] if said else "all"
         return Failure(NOT_CONVERGED, f"{steps} iterations, estimated accuracy {last[0][1]:.2g} eV", seconds)
-    if error := _error(crash) or _error(text):
-        return Failure(CRASHED, error, seconds)
+    if complaint := _error(crash) or _error(text):
+        return Failure(CRASHED, complaint, seconds)
     if exit_code < 0 or exit_code > 128:
         signal = -exit_code if exit_code < 0 else exit_code - 128
         return Failure(KILLED, f"the program was ended by signal {signal}", seconds)
@@ -126,7 +129,9 @@ def trace(text: str) -> list[tuple[float, float]]:
     found = re.findall(
         r"^!?\s+total energy\s+=\s*(\S+) Ry\s+estimated scf accuracy\s+<\s*(\S+) Ry", text, re.M
     )
-    return [(float(energy) * Ry, float(accuracy) * Ry) for energy, accuracy in found]
+    # Early estimates may be too large for the columns that they are printed in.
+    numbers = [[np.nan if "*" in word else float(word) for word in pair] for pair in found]
+    return [(energy * Ry, accuracy * Ry) for energy, accuracy in numbers]
 
 
 def version(text: str) -> str:
@@ -136,11 +141,12 @@ def version(text: str) -> str:
 
 
 def _result(text: str) -> Result:
-    last = text[text.rindex("!    total energy") :]
+    last = text[text.rfind("!    total energy") :]
     free = _number(r"total energy\s+=\s*(\S+) Ry", last)
     smearing = _number(r"smearing contrib\. \(-TS\)\s+=\s*(\S+) Ry", last)
     cpu, wall = (_seconds(part) for part in _TIMES.findall(text)[-1])
-    assert free is not None
+    if free is None:
+        raise ValueError("no total energy in it")
     free, smearing = free * Ry, (smearing or 0.0) * Ry
     return Result(
         free_energy=free,
@@ -162,7 +168,11 @@ def _result(text: str) -> Result:
 
 def _number(pattern: str, text: str) -> float | None:
     found = re.search(pattern, text)
-    return float(found[1]) if found else None
+    if not found:
+        return None
+    if not np.isfinite(value := float(found[1])):
+        raise ValueError(f"{value} is no number")
+    return value
 
 
 def _fermi(text: str) -> float | None:
@@ -185,7 +195,10 @@ def _forces(text: str) -> list[list[float]] | None:
     # The contributions that follow the total ones have the same form.
     total = re.split(r"\n\s*(?:The non-local|Total force)", parts[1])[0]
     rows = re.findall(r"force =\s+(\S+)\s+(\S+)\s+(\S+)", total)
-    return (np.asarray(rows, dtype=float) * (Ry / Bohr)).tolist()
+    forces = np.asarray(rows, dtype=float) * (Ry / Bohr)
+    if not np.isfinite(forces).all():
+        raise ValueError("a force is nan")
+    return forces.tolist()
 
 
 def _seconds(text: str) -> float:

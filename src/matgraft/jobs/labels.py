@@ -161,8 +161,8 @@ def export(store: str | Path, out: str | Path, protocol: str | None = None) -> t
             if hashes.setdefault(element, sha256) != sha256:
                 raise InputError(
                     f"{opened.place}: labels with different pseudopotentials for {element}, whose "
-                    "energies do not belong together. Label anew with one folder of pseudopotentials and another "
-                    "--store."
+                    "energies do not belong together. Label anew with one folder of pseudopotentials "
+                    "and another --store."
                 )
     settled = labelled[0][0].protocol
     programs = sorted({f"Quantum ESPRESSO {result.version}" for _, result in labelled})
