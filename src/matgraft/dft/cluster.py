@@ -111,8 +111,10 @@ def executor(cluster: Cluster) -> Iterator[Executor]:
     logging.getLogger("parsl").setLevel(logging.WARNING)
     # Parsl starts programs of its own, which lie beside this interpreter.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    here = "127.0.0.1" if cluster.provider == "local" else address_by_hostname()
-    with folder() as runs:
+    local = cluster.provider == "local"
+    here = "127.0.0.1" if local else address_by_hostname()
+    # Workers find their keys in it, so other machines must see it; the working folder is the likeliest.
+    with folder(None if local else Path.cwd()) as runs:
         workers = HighThroughputExecutor(
             label="labels",
             address=cluster.address or here,
@@ -122,6 +124,8 @@ def executor(cluster: Cluster) -> Iterator[Executor]:
             interchange_launch_cmd=bound(("interchange.py",)),
             heartbeat_period=HEARTBEAT,
             heartbeat_threshold=LOST,
+            # A pod sees no file of this machine, so no key either; clusters keep pods among themselves.
+            encrypted=cluster.provider != "kubernetes",
         )
         config = Config(
             executors=[workers],
