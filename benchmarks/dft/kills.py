@@ -126,7 +126,7 @@ def seconds_until(holds: Callable[[], bool], most: float) -> float | None:
     return time.monotonic() - start
 
 
-def disturb(start: Callable[[int], Labeller], rng: np.random.Generator) -> dict:
+def disturb(start: Callable[[int], Labeller], place: Path, rng: np.random.Generator) -> dict:
     """Kill as :data:`KINDS` says, starting again what has died, then let the queue end in peace."""
     kinds = rng.permutation([kind for kind, n in KINDS.items() for _ in range(n)]).tolist()
     kills, gone, rivals, starts = [], [], 0, 0
@@ -157,8 +157,10 @@ def disturb(start: Callable[[int], Labeller], rng: np.random.Generator) -> dict:
             gone.append(seconds_until(lambda: not victim.all(), GONE))  # noqa: B023
         else:
             continue
-        kills.append({"kind": kind, "labellers": len(living), "at_s": round(time.monotonic() - begin, 2)})
-        print(f"{len(kills)} {kind}, {len(living)} labellers", file=sys.stderr, flush=True)
+        labels = len(Store(place).keys(DONE))
+        at = round(time.monotonic() - begin, 2)
+        kills.append({"kind": kind, "labellers": len(living), "at_s": at, "labels_by_then": labels})
+        print(f"{len(kills)} {kind}, {len(living)} labellers, {labels} labels", file=sys.stderr, flush=True)
     for one in every:
         if one.living:
             one.end()
@@ -241,7 +243,7 @@ def main() -> int:
         begin = time.monotonic()
         start(2, "reference").end()
         calm = round(time.monotonic() - begin, 1)
-        disturbed = disturb(start, rng)
+        disturbed = disturb(start, folder / "labels.db", rng)
         worn = wear_out(lambda workers, retry=False: start(workers, "worn", "one", retry), folder / "worn.db")
         reference = {entry.key: entry for entry in Store(folder / "reference.db").entries()}
         store = Store(folder / "labels.db")

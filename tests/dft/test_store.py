@@ -18,7 +18,17 @@ from matgraft.data import Dataset
 from matgraft.dft import store as store_module
 from matgraft.dft.calculation import LADDER, Unfit
 from matgraft.dft.output import CRASHED, KILLED, NOT_CONVERGED, OUT_OF_TIME, Failure
-from matgraft.dft.store import DONE, FAILED, MOST_KILLS, Attempt, Store, energies_of, new_owner, next_rung
+from matgraft.dft.store import (
+    DONE,
+    FAILED,
+    MOST_KILLS,
+    Attempt,
+    Store,
+    energies_of,
+    new_owner,
+    next_rung,
+    without_password,
+)
 from matgraft.errors import InputError
 from matgraft.jobs.label import label
 
@@ -258,3 +268,26 @@ def test_a_full_disk_loses_nothing(tmp_path):
     assert [entry.result.free_energy for entry in entries] == [
         truth(calculation(i)) for i in range(len(entries))
     ]
+
+
+def test_keys_by_status(tmp_path):
+    store = Store(tmp_path / "labels.db")
+    store.record(calculation(0), result(calculation(0)), ["a"])
+    store.record(calculation(1), Failure(CRASHED, "no", 1.0), ["b"])
+    assert (store.keys(DONE), store.keys(FAILED)) == ({calculation(0).key}, {calculation(1).key})
+    assert [entry.ids for entry in store.entries(FAILED)] == [["b"]]
+    store.record(calculation(1), result(calculation(1)), ["b"], 1)
+    assert (len(store.keys(DONE)), store.keys(FAILED)) == (2, set())
+
+
+@pytest.mark.parametrize(
+    ("place", "shown"),
+    [
+        ("postgresql://me:s3:cr-et@host:5432/labels", "postgresql://me:***@host:5432/labels"),
+        ("postgresql://me@host:5432/labels", "postgresql://me@host:5432/labels"),
+        ("postgresql://postgres:@/labels?host=/tmp/x", "postgresql://postgres:@/labels?host=/tmp/x"),
+        ("/data/a:b@c/labels.db", "/data/a:b@c/labels.db"),
+    ],
+)
+def test_passwords_are_not_shown(place, shown):
+    assert without_password(place) == shown

@@ -282,6 +282,8 @@ def _cluster(path: Path | None):
 
 
 def _tell(done: Any, store: str, as_json: bool) -> None:
+    from matgraft.dft.store import without_password
+
     if as_json:
         print_json(
             {
@@ -294,7 +296,8 @@ def _tell(done: Any, store: str, as_json: bool) -> None:
         )
         return
     console.print(
-        f"{done.done} labels ({done.here} of them new), {done.failed} failures: {store}", soft_wrap=True
+        f"{done.done} labels ({done.here} of them new), {done.failed} failures: {without_password(store)}",
+        soft_wrap=True,
     )
     for reason, n in done.reasons.most_common():
         console.print(f"  {n} {reason}")

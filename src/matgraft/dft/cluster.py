@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from pydantic import Field
 
+from matgraft.dft.engine import bound
+from matgraft.dft.scratch import folder
 from matgraft.errors import InputError
 from matgraft.settings import Settings
 
@@ -20,6 +22,10 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+HEARTBEAT, LOST = 10, 60
+"""Seconds between two signs of life of a block, and without one until it is held to be lost."""
 
 
 class Cluster(Settings):
@@ -99,20 +105,33 @@ def executor(cluster: Cluster) -> Iterator[Executor]:
         from parsl.executors import HighThroughputExecutor
     except ImportError as error:
         raise InputError("--cluster needs one more package: pip install 'matgraft[cluster]'") from error
+    logging.getLogger("parsl").setLevel(logging.WARNING)
     # Parsl starts programs of its own, which lie beside this interpreter.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    here = "127.0.0.1" if cluster.provider == "local" else address_by_hostname()
-    with TemporaryDirectory(prefix="matgraft-parsl-", ignore_cleanup_errors=True) as folder:
+    local = cluster.provider == "local"
+    here = "127.0.0.1" if local else address_by_hostname()
+    # Workers find their keys in it, so other machines must see it; the working folder is the likeliest.
+    with folder(None if local else Path.cwd()) as runs:
         workers = HighThroughputExecutor(
             label="labels",
             address=cluster.address or here,
             max_workers_per_node=cluster.workers,
             provider=_provider(cluster),
-            heartbeat_period=10,
-            heartbeat_threshold=60,
+            # By itself it would outlive this process, and keep all blocks.
+            interchange_launch_cmd=bound(("interchange.py",)),
+            heartbeat_period=HEARTBEAT,
+            heartbeat_threshold=LOST,
+            # A pod sees no file of this machine, so no key either; clusters keep pods among themselves.
+            encrypted=cluster.provider != "kubernetes",
         )
         config = Config(
-            executors=[workers], run_dir=folder, strategy="simple", max_idletime=600.0, exit_mode="cleanup"
+            executors=[workers],
+            run_dir=str(runs),
+            strategy="simple",
+            max_idletime=600.0,
+            exit_mode="cleanup",
+            # It would tell of every step wherever this program logs to.
+            initialize_logging=False,
         )
         with load(config) as kernel:
             yield ParslPoolExecutor(dfk=kernel)
@@ -128,7 +147,8 @@ def _provider(cluster: Cluster) -> Any:
         "nodes_per_block": cluster.nodes,
     }
     if cluster.provider == "local":
-        return LocalProvider(**common, worker_init=cluster.prepare)
+        # No scheduler here ends what a block that is killed leaves behind.
+        return LocalProvider(**common, worker_init=f"trap 'kill 0' EXIT\n{cluster.prepare}")
     if cluster.provider == "kubernetes":
         if not cluster.image:
             raise InputError("provider kubernetes needs an image that holds matgraft and Quantum ESPRESSO.")

@@ -188,8 +188,7 @@ def execute(command: tuple[str, ...], folder: Path, limit: float | None = None) 
     late : bool
         Whether it had to be killed after ``limit`` seconds.
     """
-    if sys.platform == "linux":
-        command = (sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), *command)
+    command = bound(command)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     # Open MPI refuses to start for root, as which containers run.
     environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
@@ -213,6 +212,13 @@ def execute(command: tuple[str, ...], folder: Path, limit: float | None = None) 
         finally:
             _end(process)
     return code, log.read_text(errors="replace"), late
+
+
+def bound(command: tuple[str, ...]) -> tuple[str, ...]:
+    """A command that the kernel ends together with this process, or with its thread that starts it."""
+    if sys.platform != "linux":
+        return command
+    return (sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), *command)
 
 
 def _end(process: subprocess.Popen) -> None:

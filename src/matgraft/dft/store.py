@@ -148,7 +148,7 @@ class Store:
     """
 
     def __init__(self, place: str | Path, create: bool = True):
-        self.place = _without_password(str(place))
+        self.place = without_password(str(place))
         self._lock = threading.RLock()
         self._patience = 0.0
         self._unreachable: tuple[type[Exception], ...] = (OperationalError,)
@@ -409,7 +409,7 @@ class Store:
                     db.connection = None
 
 
-def _without_password(place: str) -> str:
+def without_password(place: str) -> str:
     """The place as messages and files may show it."""
     return re.sub(r"(?<=://)([^:/@]*):[^@/]+@", r"\1:***@", place)
 

@@ -246,7 +246,9 @@ class _Crew:
         """What is still running is of no use to anyone, for nobody is left to record it."""
         self._heart.stop()
         for future in self.running:
-            future.cancel()
+            # Parsl ends what is running when it is closed, and not before.
+            with suppress(NotImplementedError):
+                future.cancel()
         self._engine.stop()
 
     def _begin(self, progress: Progress) -> None:

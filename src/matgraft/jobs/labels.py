@@ -143,28 +143,26 @@ def export(store: str | Path, out: str | Path, protocol: str | None = None) -> t
         No label, or several settings, whose energies do not belong together.
     """
     out = Path(out)
-    entries = [
-        entry
-        for entry in Store(store, create=False).entries()
-        if protocol is None or entry.protocol.name == protocol
-    ]
+    opened = Store(store, create=False)
+    entries = [entry for entry in opened.entries() if protocol is None or entry.protocol.name == protocol]
     labelled = [(entry, entry.result) for entry in entries if entry.result is not None]
     if not labelled:
-        raise InputError(f"{store}: no label{f' by protocol {protocol}' if protocol else ''} in it.")
+        raise InputError(f"{opened.place}: no label{f' by protocol {protocol}' if protocol else ''} in it.")
     names = sorted({entry.protocol.name for entry, _ in labelled})
     settings = {entry.protocol.model_dump_json(exclude={"name"}) for entry, _ in labelled}
     if len(settings) > 1:
         raise InputError(
-            f"{store}: labels of {len(settings)} different settings ({', '.join(names)}), whose energies do "
-            "not belong together. Choose one with --protocol."
+            f"{opened.place}: labels of {len(settings)} different settings ({', '.join(names)}), whose "
+            "energies do not belong together. Choose one with --protocol."
         )
     hashes: dict[str, str] = {}
     for entry, _ in labelled:
         for element, sha256 in entry.pseudopotentials.items():
             if hashes.setdefault(element, sha256) != sha256:
                 raise InputError(
-                    f"{store}: labels with different pseudopotentials for {element}, whose energies do not "
-                    "belong together. Label anew with one folder of pseudopotentials and another --store."
+                    f"{opened.place}: labels with different pseudopotentials for {element}, whose "
+                    "energies do not belong together. Label anew with one folder of pseudopotentials "
+                    "and another --store."
                 )
     settled = labelled[0][0].protocol
     programs = sorted({f"Quantum ESPRESSO {result.version}" for _, result in labelled})
@@ -182,7 +180,7 @@ def export(store: str | Path, out: str | Path, protocol: str | None = None) -> t
         },
         specs={name: Label(name, **spec) for name in ("free_energy", "internal_energy")},  # type: ignore[arg-type]
         columns=columns,
-        source=str(store),
+        source=opened.place,
     )
     wall = np.asarray([result.wall_seconds for _, result in labelled])
     forces = [result.forces for _, result in labelled if result.forces is not None]

@@ -1,0 +1,250 @@
+"""The store on a PostgreSQL server: what holds for a file holds here, and servers come and go."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import count
+
+import command
+import pytest
+from ase.build import bulk
+from ase.db import connect
+from dft.conftest import TOY, FakeEngine, calculation, result, silicon, strained, truth
+from dft.test_store import check, ghost
+
+from matgraft.data import Dataset
+from matgraft.data.writers import write
+from matgraft.dft import store as store_module
+from matgraft.dft.output import CRASHED, Failure
+from matgraft.dft.store import DONE, FAILED, Store, new_owner
+from matgraft.errors import InputError
+from matgraft.jobs.label import label
+from matgraft.jobs.labels import export, status
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:XDG_RUNTIME_DIR"),
+]
+
+
+class Server:
+    """A server of PostgreSQL that can be stopped and started again."""
+
+    def __init__(self, folder: str):
+        self._folder, self._number = folder, count()
+        self.start()
+        # No power will be lost during a test.
+        self._running.psql("ALTER SYSTEM SET fsync = off;")
+        self._running.psql("SELECT pg_reload_conf();")
+
+    def start(self) -> None:
+        pgserver = pytest.importorskip("pgserver")
+        self._running = pgserver.get_server(self._folder, cleanup_mode="stop")
+
+    def stop(self) -> None:
+        self._running.cleanup()
+
+    def uri(self, database: str) -> str:
+        return self._running.get_uri(database)
+
+    def new(self) -> str:
+        """URL of a database that is empty."""
+        name = f"labels{next(self._number)}"
+        self._running.psql(f"CREATE DATABASE {name};")
+        return self.uri(name)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    pytest.importorskip("psycopg2")
+    pytest.importorskip("ase_db_backends")
+    # A short path: that of a socket may have 107 characters.
+    with tempfile.TemporaryDirectory(prefix="pg-") as folder:
+        running = Server(folder)
+        yield running
+        running.stop()
+
+
+@pytest.fixture
+def url(server) -> str:
+    return server.new()
+
+
+def labeller(url: str, n: int, engine: FakeEngine) -> int:
+    """A process that labels; its number."""
+    child = os.fork()
+    if child == 0:
+        os.close(2)
+        label(strained(n), url, TOY, engine, workers=2)  # type: ignore[arg-type]
+        os._exit(0)
+    return child
+
+
+def test_labels_are_those_of_a_file(tmp_path, url):
+    label(strained(4), url, TOY, FakeEngine())  # type: ignore[arg-type]
+    label(strained(4), tmp_path / "labels.db", TOY, FakeEngine())  # type: ignore[arg-type]
+    there, here = (
+        {entry.key: entry for entry in Store(one).entries()} for one in (url, tmp_path / "labels.db")
+    )
+    assert sorted(there) == sorted(here)
+    for key, entry in there.items():
+        assert replace(entry, atoms=None) == replace(here[key], atoms=None)
+        assert entry.atoms == here[key].atoms
+    assert status(url)["labels"] == 4
+    data, _ = export(url, tmp_path / "out.extxyz")
+    assert sorted(data.values("free_energy")) == sorted(truth(calculation(i)) for i in range(4))
+
+
+def test_keys_by_status(url):
+    store = Store(url)
+    store.record(calculation(0), result(calculation(0)), ["a"])
+    store.record(calculation(1), Failure(CRASHED, "no", 1.0), ["b"])
+    assert (store.keys(DONE), store.keys(FAILED)) == ({calculation(0).key}, {calculation(1).key})
+    assert [entry.ids for entry in store.entries(FAILED)] == [["b"]]
+    store.record(calculation(1), result(calculation(1)), ["b"], 1)
+    assert (len(store.keys(DONE)), store.keys(FAILED)) == (2, set())
+
+
+def test_a_claim_excludes_the_living_and_not_the_dead(url, monkeypatch):
+    store, rival, key = Store(url), Store(url), calculation(0).key
+    mine, other = new_owner(), new_owner()
+    assert store.claim(key, mine)
+    assert not rival.claim(key, other)
+    assert [owner for _, owner, _ in rival.claims()] == [mine]
+    store.release(mine)
+    assert rival.claim(key, ghost(1))
+    assert store.claim(key, mine)
+    store.release(mine)
+    assert store.claim(key, "far-away:1:x-1:abc")
+    assert not store.claim(key, mine)
+    monkeypatch.setattr(store_module, "LEASE", 0.0)
+    assert store.claim(key, mine)
+
+
+def test_one_of_many_gets_a_claim(url):
+    stores, key = [Store(url) for _ in range(8)], calculation(0).key
+    for _ in range(5):
+        owners = [new_owner() for _ in stores]
+        with ThreadPoolExecutor(len(stores)) as pool:
+            taken = list(pool.map(lambda store, owner: store.claim(key, owner), stores, owners))
+        assert sum(taken) == 1
+        stores[0].release(owners[taken.index(True)])
+
+
+def test_several_may_make_the_store_at_once(server):
+    for _ in range(3):
+        url = server.new()
+        with ThreadPoolExecutor(6) as pool:
+            stores = list(pool.map(Store, [url] * 6))
+        stores[0].record(calculation(0), result(calculation(0)), ["a"])
+        assert all(store.keys(DONE) == {calculation(0).key} for store in stores)
+
+
+def test_two_labellers_share_the_work(url):
+    n = 20
+    children = [labeller(url, n, FakeEngine(seconds=0.05)) for _ in range(2)]
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
+    check(url, n)
+    # Whatever was calculated twice would have been recorded by the slower one as well.
+    assert sum(len(entry.attempts) for entry in Store(url).entries()) == sum(
+        int(calculation(i).key[:4], 16) % 5 == 0 for i in range(n)
+    )
+
+
+def test_processes_killed_at_random_moments(url, rng):
+    n, kills = 12, 0
+    while True:
+        child = labeller(url, n, FakeEngine(seconds=0.02))
+        time.sleep(float(rng.uniform(0.0, 0.3 + 0.02 * kills)))
+        os.kill(child, signal.SIGKILL)
+        _, state = os.waitpid(child, 0)
+        if not os.WIFSIGNALED(state):
+            break
+        kills += 1
+    assert kills > 3
+    check(url, n)
+
+
+def test_a_server_that_restarts_is_waited_for(url, server):
+    n, ended = 12, []
+    labels = threading.Thread(
+        target=lambda: ended.append(label(strained(n), url, TOY, FakeEngine(seconds=0.3)))  # type: ignore[arg-type]
+    )
+    store = Store(url)
+    labels.start()
+    while len(store.keys(DONE)) < 2:
+        time.sleep(0.05)
+    server.stop()
+    time.sleep(1.0)
+    server.start()
+    labels.join()
+    assert (ended[0].done, ended[0].failed) == (n, 0)
+    check(url, n)
+
+
+def test_a_server_that_stays_away_is_told(url, server, monkeypatch):
+    monkeypatch.setattr(store_module, "PATIENCE", 1.0)
+    store = Store(url)
+    store.record(calculation(0), result(calculation(0)), ["a"])
+    server.stop()
+    try:
+        with pytest.raises(InputError, match=r"cannot be read or written.*is kept"):
+            store.get(calculation(0).key)
+        with pytest.raises(InputError, match="cannot be opened as a store of labels"):
+            Store(url)
+        done = command.run("label", "status", url)
+        assert done.returncode == 2
+        assert "cannot be opened" in done.stderr
+        assert "Traceback" not in done.stderr
+    finally:
+        server.start()
+    assert store.get(calculation(0).key).status == DONE
+
+
+def test_wrong_urls_end_in_a_sentence_without_the_password(tmp_path, server):
+    write(Dataset.from_atoms([silicon(0)], ["a"]), tmp_path / "one.extxyz")
+    for place in (
+        "postgresql://me:secret@127.0.0.1:1/labels",
+        server.uri("nowhere"),
+        "http://me:secret@host/labels",
+    ):
+        done = command.run("label", tmp_path / "one.extxyz", "--store", place, "--command", "true")
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        assert "secret" not in done.stderr + done.stdout
+        assert "store of labels" in done.stderr or "a store is a file" in done.stderr
+
+
+def test_databases_that_are_no_store(server):
+    url = server.new()
+    connect(url).write(bulk("Cu"))
+    with pytest.raises(InputError, match="other things"):
+        Store(url)
+    url = server.new()
+    Store(url)
+    connect(url).metadata = {"matgraft_store": 99}
+    with pytest.raises(InputError, match="version 99"):
+        Store(url)
+    with pytest.raises(InputError, match="other things"):
+        Store(server.new(), create=False)
+
+
+def test_a_store_that_was_half_made_is_made_whole(url, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def die() -> dict:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "_metadata", die)
+        with pytest.raises(Killed):
+            Store(url)
+    assert Store(url).claim(calculation(0).key, new_owner())
