@@ -426,7 +426,7 @@ def _write(
         training_curve(out / "training.png", model.card["history"])
     if "contest" in model.card:
         contest_chart(out / "contest.png", model.card["contest"], label.unit)
-    write_json(out / "references.json", model.references.as_dict())
+    write_json(out / "references.json", model.references.as_dict(assumed=False))
     write_json(out / "metrics.json", metrics)
     return FinetuneResult(model, metrics, comparison(scores, label.unit, len(train_rows), len(val_rows)), out)
 

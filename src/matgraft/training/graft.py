@@ -22,6 +22,7 @@ from matgraft.models.predictor import Predictor
 from matgraft.models.references import References
 from matgraft.models.schnet import Architecture, SchNet
 from matgraft.training.distributed import ALONE, Workers
+from matgraft.training.elements import fit_elements
 from matgraft.training.loop import Report, Samples, fit
 from matgraft.training.recipe import DIRECT, FINETUNE, Recipe
 from matgraft.training.schemes import SCHEMES, Scheme
@@ -31,8 +32,6 @@ REFERENCE_MODES = get_args(ReferenceMode)
 
 _FOLDS = 5
 _LEAST_LABELS = 2 * _FOLDS
-PULLS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
-"""Weights of the prior that a source's own references hold for the target too; see :func:`residual_shift`."""
 _DECISIVE = 0.6
 """Below this ratio of cross-validated errors the cheap comparison settles the reference mode."""
 
@@ -50,6 +49,8 @@ class Task:
     per_atom : ndarray, shape (n,)
         Labels on the per-atom scale.
     data_hash : str
+    prior : References, optional
+        What the user knows of the elements' energies; see :func:`matgraft.training.elements.fit_elements`.
     """
 
     label: Label
@@ -58,6 +59,7 @@ class Task:
     natoms: np.ndarray
     per_atom: np.ndarray
     data_hash: str
+    prior: References | None = None
 
     @classmethod
     def of(cls, dataset: Dataset, target: str, cutoff: float) -> Task:
@@ -99,7 +101,8 @@ def fit_references(
         The source's prediction of every row of the task; needed by ``residual``.
     """
     if mode == "labels":
-        return References.fit(task.composition[rows], task.per_atom[rows])
+        means = () if task.prior is None else (task.prior.filled,)
+        return fit_elements(task.composition[rows], task.per_atom[rows], means)
     if mode == "none":
         mean = float(task.per_atom[rows].mean())
         return References(np.full(task.composition.shape[1], mean), mean)
@@ -112,21 +115,15 @@ def residual_shift(task: Task, rows: np.ndarray, source: Model, zero_shot: np.nd
     """What the labels of ``rows`` add to the source's prediction, one energy per element.
 
     Where source and target are of one level of theory the true shift is zero, and knowing so is worth more
-    than many labels; where they are not, it may be hundreds of eV. How strongly the shift of the elements
-    that the source knows is pulled to zero (:data:`PULLS`) is therefore chosen by cross-validation.
+    than many labels; where they are not, it may be hundreds of eV, and alike for elements that are neighbours
+    in the periodic table (:func:`matgraft.training.elements.fit_elements`). Of elements that the source never
+    saw it says nothing.
     """
-    residual = task.per_atom - zero_shot
-    known = np.array(sorted(atomic_numbers[symbol] for symbol in source.species))
-
-    def fitted(some: np.ndarray, pull: float) -> References:
-        return References.fit(task.composition[some], residual[some], pull=pull, pulled=known)
-
-    errors = dict.fromkeys(PULLS, 0.0)
-    for rest, fold in _folds(rows, 0):
-        for pull in PULLS:
-            shift = fitted(rest, pull).per_atom(task.composition[fold])
-            errors[pull] += float(np.abs(residual[fold] - shift).sum())
-    return fitted(rows, min(PULLS, key=errors.__getitem__))
+    prior = task.prior
+    means = () if prior is None else (prior.filled, prior.filled - source.references.filled)
+    known = [atomic_numbers[symbol] for symbol in source.species]
+    strange = np.setdiff1d(np.arange(1, len(chemical_symbols)), known)
+    return fit_elements(task.composition[rows], (task.per_atom - zero_shot)[rows], means, strange)
 
 
 def _folds(rows: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -303,7 +300,7 @@ def train_from_scratch(
     references, scales, targets = [], [], []
     for one in tasks:
         known = train_rows[~np.isnan(one.per_atom[train_rows])]
-        fitted = References.fit(one.composition[known], one.per_atom[known], robust=False, ridge=1e-3)
+        fitted = References.fit(one.composition[known], one.per_atom[known], ridge=1e-3)
         residual = one.per_atom - fitted.per_atom(one.composition)
         references.append(fitted)
         scales.append(float(residual[known].std()))
