@@ -16,6 +16,7 @@ from small import SMALL, seeded
 from matgraft.data import Label
 from matgraft.errors import InputError
 from matgraft.models.blend import Blend
+from matgraft.models.compiled import CompiledSchNet
 from matgraft.models.files import load_model
 from matgraft.models.intervals import Intervals, conformal_quantile
 from matgraft.models.model import Model
@@ -115,6 +116,26 @@ def test_saved_and_loaded(model, crystals, tmp_path):
         assert (before.half_width < predictor.predict(crystals, coverage=0.95).half_width).all()
     replace(model, intervals=None).save(tmp_path / "Model")
     assert load_model(tmp_path / "Model").predict(crystals).half_width is None
+
+
+@pytest.mark.parametrize("blended", [False, True])
+def test_value_and_interval_come_from_one_run_of_each_network(model, crystals, monkeypatch, blended):
+    predictor = Blend((model, model), (0.4, 0.6), {}, model.intervals) if blended else model
+    plain = replace(predictor, intervals=None).predict(crystals)
+    runs = []
+
+    def counted(*arguments, original=CompiledSchNet._run):
+        runs.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr(CompiledSchNet, "_run", counted)
+    prediction = predictor.predict(crystals)
+    assert len(runs) == 1 + blended
+    np.testing.assert_array_equal(prediction.per_atom, plain.per_atom)
+    half_width = model.intervals.half_width(
+        crystals.composition(), model.features(model.graphs(crystals)), 0.9
+    )
+    np.testing.assert_array_equal(prediction.half_width, half_width)
 
 
 def test_a_structure_gets_the_same_interval_alone_and_among_others(model, crystals):

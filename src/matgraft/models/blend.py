@@ -78,7 +78,19 @@ class Blend(Predictor):
 
     def features(self, graphs: Graphs) -> np.ndarray:
         """Those of the member with the greatest weight."""
-        return self.members[int(np.argmax(self.weights))].features(graphs)
+        return self.members[self._first].features(graphs)
+
+    def with_features(self, composition: np.ndarray, graphs: Graphs) -> tuple[np.ndarray, np.ndarray]:
+        values = [
+            None if k == self._first else member.per_atom(composition, graphs)
+            for k, member in enumerate(self.members)
+        ]
+        values[self._first], features = self.members[self._first].with_features(composition, graphs)
+        return self._mean(values), features
+
+    @property
+    def _first(self) -> int:
+        return int(np.argmax(self.weights))
 
     def derivatives(self, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         parts = zip(*(member.derivatives(dataset) for member in self.members), strict=True)

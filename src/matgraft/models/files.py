@@ -65,17 +65,23 @@ def load_model(name: str | Path) -> Predictor:
 
 
 def load_source(name: str | Path) -> Model:
-    """A model that another can be grafted on: like :func:`load_model`, but no blend of several.
+    """A model that another can be grafted on: like :func:`load_model`, but a network and no more.
 
     Raises
     ------
     InputError
-        Also for a blend.
+        Also for a blend, and for a model with a Gaussian process: training would move the features that it
+        rests on, and leave it behind.
     """
     model = load_model(name)
     if not isinstance(model, Model):
         raise InputError(
             f"{name}: a blend of several models cannot be a source. Name one: {Path(name) / MEMBERS / '0'}."
+        )
+    if model.process is not None:
+        raise InputError(
+            f"{name}: a model with a Gaussian process on its features cannot be a source. Name the source "
+            "that it was itself grafted on, or fine-tune a network (--recipe tl1) and name that."
         )
     return model
 
@@ -147,7 +153,14 @@ def _load(folder: Path, wanted: str | None) -> Predictor:
 
 def _load_blend(folder: Path, card: dict, wanted: str | None) -> Blend:
     weights = tuple(float(weight) for weight in card["weights"])
-    members = tuple(load_source(folder / MEMBERS / str(k)) for k in range(len(weights)))
+    members = tuple(_load_member(folder / MEMBERS / str(k)) for k in range(len(weights)))
     if not members or wanted not in (None, members[0].label.name):
         raise InputError(f"{folder}: no property {wanted!r} in this blend of {len(members)} models.")
     return Blend(members, weights, card["card"])
+
+
+def _load_member(folder: Path) -> Model:
+    member = load_model(folder)
+    if not isinstance(member, Model):
+        raise InputError(f"{folder}: a blend inside a blend. Copy the model again.")
+    return member

@@ -85,6 +85,10 @@ class Predictor(ABC):
         """Features that intervals rest on, shape (n, d)."""
 
     @abstractmethod
+    def with_features(self, composition: np.ndarray, graphs: Graphs) -> tuple[np.ndarray, np.ndarray]:
+        """:meth:`per_atom` and :meth:`features`, for the price of one."""
+
+    @abstractmethod
     def derivatives(self, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Predictions per atom, forces and strain derivatives.
 
@@ -126,7 +130,10 @@ class Predictor(ABC):
         dataset = _dataset(structures)
         composition = dataset.composition()
         graphs = graphs if graphs is not None else self.graphs(dataset)
-        per_atom = self.per_atom(composition, graphs)
+        if self.intervals is None:
+            per_atom = self.per_atom(composition, graphs)
+        else:
+            per_atom, features = self.with_features(composition, graphs)
         prediction = Prediction(
             values=self.label.from_per_atom(per_atom, dataset.natoms),
             per_atom=per_atom,
@@ -135,7 +142,7 @@ class Predictor(ABC):
         )
         if self.intervals is None:
             return prediction
-        half_width, strangeness = self.intervals.assessed(composition, self.features(graphs), coverage)
+        half_width, strangeness = self.intervals.assessed(composition, features, coverage)
         return replace(prediction, half_width=half_width, strangeness=strangeness)
 
     def forces(self, structures: Dataset | Atoms | Iterable[Atoms]) -> Forces:
