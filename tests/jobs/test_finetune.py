@@ -20,6 +20,7 @@ from matgraft.training import contest, portfolio
 
 graft = partial(run_finetune, recipe="tl1")
 FILES = {
+    "closest.safetensors",
     "errors.png",
     "metrics.json",
     "model.json",

@@ -144,6 +144,25 @@ def test_a_structure_gets_the_same_interval_alone_and_among_others(model, crysta
     np.testing.assert_array_equal(together[::9], alone)
 
 
+def test_an_element_in_no_label_has_a_wide_interval():
+    """Structures with an element that their fit had not seen are ten times as far off as the others."""
+    rng = np.random.default_rng(0)
+    n = 120
+    composition, features = np.zeros((n, 119)), rng.normal(size=(n, 3))
+    composition[:, 8] = 2
+    metals = np.where(np.arange(n) < 100, 22, 30 + np.arange(n) // 2)
+    composition[np.arange(n), metals] = 1
+    folds = np.arange(n) // 2 % 5
+    per_atom = np.abs(rng.normal(0, np.where(metals == 22, 0.1, 1.0)))
+    found = calibrated(composition, features, 3 * per_atom, per_atom, folds)
+    assert len(found.unlabelled) == 20
+    new = np.zeros((2, 119))
+    new[:, 8], new[0, 22], new[1, 47] = 2, 1, 1
+    usual, wide = found.half_width(new, np.zeros((2, 3)))
+    assert usual < 3 * 0.3 * 2
+    assert wide > 3 * 1.0
+
+
 def test_damaged(model, tmp_path):
     folder = model.save(tmp_path / "model")
     (folder / "intervals.safetensors").write_bytes(b"nothing")

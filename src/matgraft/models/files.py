@@ -15,7 +15,7 @@ from matgraft.errors import InputError
 from matgraft.models.blend import BLEND, MEMBERS, Blend
 from matgraft.models.intervals import Intervals
 from matgraft.models.model import CARD, FORMAT, VERSION, WEIGHTS, Model
-from matgraft.models.predictor import INTERVALS, Predictor
+from matgraft.models.predictor import CLOSEST, INTERVALS, Predictor
 from matgraft.models.process import GaussianProcess
 from matgraft.models.references import References
 from matgraft.models.schnet import Architecture, SchNet
@@ -55,13 +55,20 @@ def load_model(name: str | Path) -> Predictor:
             f"Shipped: {', '.join(shipped_models()) or 'none'}."
         )
     model = _load(folder, label)
-    path = folder / INTERVALS
-    if not path.is_file():
-        return model
-    try:
-        return model.with_intervals(Intervals.from_tensors(load_file(path)))
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: damaged ({error}). Copy the model again, or delete this file.") from error
+    for path in (folder / CLOSEST, folder / INTERVALS):
+        if not path.is_file():
+            continue
+        try:
+            tensors = load_file(path)
+            if path.name == INTERVALS:
+                model = model.with_intervals(Intervals.from_tensors(tensors))
+            elif isinstance(model, Model):
+                model = replace(model, closest=tensors["closest"].numpy())
+        except (OSError, SafetensorError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}: damaged ({error}). Copy the model again, or delete this file."
+            ) from error
+    return model
 
 
 def load_source(name: str | Path) -> Model:

@@ -52,6 +52,8 @@ class Model(Predictor):
     process : GaussianProcess, optional
         On the network's features; its value, in label units per atom, is added.
     intervals : Intervals, optional
+    closest : ndarray, shape (119, 119), optional
+        Smallest distances of pairs of elements in training.
     """
 
     network: SchNet
@@ -62,6 +64,7 @@ class Model(Predictor):
     card: dict = field(default_factory=dict)
     process: GaussianProcess | None = None
     intervals: Intervals | None = None
+    closest: np.ndarray | None = None
 
     @property
     def cutoff(self) -> float:
@@ -133,7 +136,7 @@ class Model(Predictor):
             "species": sorted(self.species),
             "card": self.card,
         }
-        self.save_intervals(folder)
+        self.save_bounds(folder)
         with tempfile.TemporaryDirectory(dir=folder) as partial:
             save_file(tensors, Path(partial) / WEIGHTS)
             (Path(partial) / CARD).write_text(json.dumps(card, indent=1) + "\n")

@@ -17,6 +17,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from matgraft.data import Dataset, Label
 from matgraft.errors import InputError
 from matgraft.graphs import Graphs, graphs_of
+from matgraft.graphs.closest import closest
 from matgraft.models.model import Model
 from matgraft.models.predictor import Predictor
 from matgraft.models.references import References
@@ -76,6 +77,13 @@ class Task:
     def predicted_by(self, model: Predictor) -> np.ndarray:
         """What a model says of these structures, per atom and in the model's unit; shape (n,)."""
         return model.per_atom(self.composition, self.graphs)
+
+    def closest(self, rows: np.ndarray, source: Model | None) -> np.ndarray | None:
+        """Smallest distances in structures ``rows`` and in those that the source learnt from."""
+        here = closest(self.graphs, rows)
+        if source is None:
+            return here
+        return None if source.closest is None else np.minimum(here, source.closest)
 
 
 @dataclass(frozen=True)
@@ -259,6 +267,7 @@ def finetune(
             "epochs": len(history),
             "history": history,
         },
+        closest=task.closest(rows, start),
     )
 
 
@@ -332,6 +341,7 @@ def train_from_scratch(
         row["validation_mae"] *= scales[0]
     network.to("cpu").eval()
     species = symbols(task.composition[train_rows])
+    seen = task.closest(train_rows, start)
     return [
         Model(
             network.head(k) if arch.outputs > 1 else network,
@@ -340,6 +350,7 @@ def train_from_scratch(
             scales[k],
             species,
             {"history": history},
+            closest=seen,
         )
         for k, one in enumerate(tasks)
     ]
