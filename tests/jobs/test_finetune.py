@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from ase.data import atomic_numbers
 
 from matgraft.data import Dataset
 from matgraft.errors import InputError
@@ -19,6 +20,7 @@ from matgraft.training import contest, portfolio
 
 graft = partial(run_finetune, recipe="tl1")
 FILES = {
+    "closest.safetensors",
     "errors.png",
     "metrics.json",
     "model.json",
@@ -136,6 +138,33 @@ def test_given_reference_energies(salts, source, tmp_path):
     options = {"source": source, "val": "12", "reference": str(tmp_path / "references.json")}
     graft(salts, "energy", tmp_path / "out", **options)
     assert json.loads((tmp_path / "out" / "references.json").read_text()) == given
+
+
+def test_suggested_reference_energies_are_believed_as_far_as_the_labels_agree(crystals, source, tmp_path):
+    """Titanium is in no label: with its energy suggested it is predicted, and still marked."""
+    shift = {"O": -430.0, "Ti": -1600.0, "V": -2000.0, "Fe": -3200.0}
+    counts = crystals.composition()
+    energies = crystals.values("energy") + sum(
+        energy * counts[:, atomic_numbers[symbol]] for symbol, energy in shift.items()
+    )
+    dataset = crystals.with_label("energy", energies)
+    ids = dataset.ids[::3]
+    (tmp_path / "val.txt").write_text("\n".join(ids))
+    (tmp_path / "known.json").write_text(json.dumps(shift))
+    options = {"source": source, "val": str(tmp_path / "val.txt"), "recipe": "residual"}
+    without = run_finetune(dataset, "energy", tmp_path / "without", **options)
+    suggested = {**options, "references": tmp_path / "known.json"}
+    result = run_finetune(dataset, "energy", tmp_path / "with", **suggested)
+    assert result.metrics["mae_ev_per_atom"] < 1 < 20 < without.metrics["mae_ev_per_atom"]
+    assert set(result.model.predict(dataset[::3]).unreferenced) == {("Ti",)}
+    assert "Ti" not in json.loads((tmp_path / "with" / "references.json").read_text())
+    settings = json.loads((tmp_path / "with" / "settings.json").read_text())["settings"]
+    assert settings["references"] == shift
+    with pytest.raises(InputError, match="name one of them"):
+        run_finetune(
+            dataset, "energy", tmp_path / "both", **{**suggested, "recipe": "tl1"},
+            reference=str(tmp_path / "known.json"),
+        )  # fmt: skip
 
 
 def test_an_intensive_label(salts, source, tmp_path, crystals):

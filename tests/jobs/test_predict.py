@@ -16,6 +16,7 @@ from small import SMALL
 from matgraft.data import Dataset, Label
 from matgraft.data.writers import write as write_dataset
 from matgraft.errors import InputError
+from matgraft.graphs.closest import closest
 from matgraft.jobs import predict as job
 from matgraft.jobs.predict import predict
 from matgraft.models.files import load_model
@@ -109,6 +110,33 @@ def test_unseen_species_are_marked_and_warned_about(source, tmp_path, caplog):
     rows = lines(tmp_path / "p.csv")
     assert {row["formula"]: row["unseen_species"] for row in rows} == {"OTi": "", "AgO": "Ag"}
     assert {row["formula"]: row["unreferenced_species"] for row in rows} == {"OTi": "", "AgO": "Ag"}
+
+
+def test_what_no_label_contained_is_warned_about_once(tmp_path, caplog):
+    """Vanadium: known to the source, in no label. Silver: known to neither."""
+    model = model_of(0)
+    model = replace(model, references=replace(model.references, assumed=frozenset({23})))
+    for symbol in ("Ti", "V", "Ag"):
+        write(tmp_path / f"{symbol}O.cif", bulk(f"{symbol}O", "rocksalt", a=4.4))
+    files = [tmp_path / f"{symbol}O.cif" for symbol in ("Ti", "V", "Ag")]
+    with caplog.at_level(logging.WARNING):
+        predict(model, files, tmp_path / "p.csv")
+    first, second = caplog.messages
+    assert "1 of 3 structures contain elements that the model never saw (Ag)" in first
+    assert "1 of 3 structures contain elements that no label of the target contained (V)" in second
+    assert {row["too_close"] for row in lines(tmp_path / "p.csv")} == {"?"}
+
+
+def test_squeezed_structures_are_marked(crystals, tmp_path, caplog):
+    model = model_of(0)
+    model = replace(model, closest=closest(model.graphs(crystals)))
+    for a in (4.4, 3.2):
+        write(tmp_path / f"{a}.cif", bulk("TiO", "rocksalt", a=a))
+    folder = model.save(tmp_path / "model")
+    with caplog.at_level(logging.WARNING):
+        predict(folder, [tmp_path / "4.4.cif", tmp_path / "3.2.cif"], tmp_path / "p.csv")
+    assert "1 of 2 structures have atoms nearer than any that the model learnt from" in caplog.text
+    assert [row["too_close"] for row in lines(tmp_path / "p.csv")] == ["", "O-O O-Ti Ti-Ti"]
 
 
 def test_many_structures_one_by_one_agree_to_the_last_bit(salts, source):

@@ -16,6 +16,7 @@ from small import SMALL, seeded
 from matgraft.data import Label
 from matgraft.errors import InputError
 from matgraft.models.blend import Blend
+from matgraft.models.compiled import CompiledSchNet
 from matgraft.models.files import load_model
 from matgraft.models.intervals import Intervals, conformal_quantile
 from matgraft.models.model import Model
@@ -117,10 +118,49 @@ def test_saved_and_loaded(model, crystals, tmp_path):
     assert load_model(tmp_path / "Model").predict(crystals).half_width is None
 
 
+@pytest.mark.parametrize("blended", [False, True])
+def test_value_and_interval_come_from_one_run_of_each_network(model, crystals, monkeypatch, blended):
+    predictor = Blend((model, model), (0.4, 0.6), {}, model.intervals) if blended else model
+    plain = replace(predictor, intervals=None).predict(crystals)
+    runs = []
+
+    def counted(*arguments, original=CompiledSchNet._run):
+        runs.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr(CompiledSchNet, "_run", counted)
+    prediction = predictor.predict(crystals)
+    assert len(runs) == 1 + blended
+    np.testing.assert_array_equal(prediction.per_atom, plain.per_atom)
+    half_width = model.intervals.half_width(
+        crystals.composition(), model.features(model.graphs(crystals)), 0.9
+    )
+    np.testing.assert_array_equal(prediction.half_width, half_width)
+
+
 def test_a_structure_gets_the_same_interval_alone_and_among_others(model, crystals):
     together = model.predict(crystals).half_width
     alone = [model.predict(crystals.atoms(k)).half_width[0] for k in range(0, 60, 9)]
     np.testing.assert_array_equal(together[::9], alone)
+
+
+def test_an_element_in_no_label_has_a_wide_interval():
+    """Structures with an element that their fit had not seen are ten times as far off as the others."""
+    rng = np.random.default_rng(0)
+    n = 120
+    composition, features = np.zeros((n, 119)), rng.normal(size=(n, 3))
+    composition[:, 8] = 2
+    metals = np.where(np.arange(n) < 100, 22, 30 + np.arange(n) // 2)
+    composition[np.arange(n), metals] = 1
+    folds = np.arange(n) // 2 % 5
+    per_atom = np.abs(rng.normal(0, np.where(metals == 22, 0.1, 1.0)))
+    found = calibrated(composition, features, 3 * per_atom, per_atom, folds)
+    assert len(found.unlabelled) == 20
+    new = np.zeros((2, 119))
+    new[:, 8], new[0, 22], new[1, 47] = 2, 1, 1
+    usual, wide = found.half_width(new, np.zeros((2, 3)))
+    assert usual < 3 * 0.3 * 2
+    assert wide > 3 * 1.0
 
 
 def test_damaged(model, tmp_path):

@@ -11,8 +11,9 @@ from sklearn.gaussian_process.kernels import Matern
 from small import SMALL, seeded
 
 from matgraft.data import Dataset, Label
+from matgraft.errors import InputError
 from matgraft.graphs import build_graphs
-from matgraft.models.files import load_model
+from matgraft.models.files import load_model, load_source
 from matgraft.models.model import Model
 from matgraft.models.process import GaussianProcess
 from matgraft.models.references import References
@@ -97,3 +98,9 @@ def test_a_model_without_its_network_has_references_and_process_alone(model, cry
     dataset = Dataset.from_atoms(list(crystals))
     expected = -5.0 + model.process(model.features(model.graphs(dataset)))
     np.testing.assert_allclose(quiet.predict(dataset).per_atom, expected)
+
+
+def test_is_no_source_for_its_process_would_be_lost(model, tmp_path):
+    folder = model.save(tmp_path / "model")
+    with pytest.raises(InputError, match="Gaussian process on its features cannot be a source"):
+        load_source(folder)

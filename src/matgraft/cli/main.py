@@ -162,6 +162,10 @@ def finetune(
             help="Of tl1 to tl3: auto, labels, residual, none, or a JSON file of energies by element."
         ),
     ] = "auto",
+    references: Annotated[
+        Path | None,
+        typer.Option(help="JSON file of energies by element, believed as far as the labels agree."),
+    ] = None,
     arch: Annotated[str, typer.Option(help="Network of direct training: arch1, arch2 or wide.")] = "arch1",
     val: Annotated[
         str, typer.Option(help="Fraction, number, file of ids, or file of structures to judge on.")
@@ -196,6 +200,7 @@ def finetune(
         source=_source(source),
         recipe=recipe,
         reference=reference,
+        references=references,
         arch=arch,
         val=val,
         group=_value(group),

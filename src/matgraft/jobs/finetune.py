@@ -200,6 +200,7 @@ def run_finetune(
     source: str | Path | None = AUTO,
     recipe: str = AUTO,
     reference: str = "auto",
+    references: str | Path | None = None,
     arch: str = "arch1",
     val: str = "0.2",
     group: str | None = None,
@@ -225,6 +226,10 @@ def run_finetune(
         ``staged``), or one candidate of the contest.
     reference : str
         Of a scheme: ``auto``, ``labels``, ``residual``, ``none``, or a JSON file of energies by element.
+    references : path, optional
+        JSON file of what is known of the elements' energies. Where references are fitted they are tried as
+        the mean of the prior, and taken as far as the labels agree; see
+        :func:`matgraft.training.elements.fit_elements`.
     arch : {"arch1", "arch2", "wide"}
         For direct training.
     val, group
@@ -237,8 +242,13 @@ def run_finetune(
     """
     if arch not in ARCHITECTURES:
         raise InputError(f"no architecture named {arch!r}; there are {', '.join(ARCHITECTURES)}.")
-    references = reference_mode(reference)
-    chosen = named_recipe(recipe, preset, references)
+    mode = reference_mode(reference)
+    prior = None if references is None else References.read(references)
+    if prior is not None and isinstance(mode, References):
+        raise InputError(
+            "--reference FILE fixes energies, --references FILE suggests them: name one of them."
+        )
+    chosen = named_recipe(recipe, preset, mode)
     sources = sources_of(source, recipe)
     parent = sources[0] if sources else None
     if chosen.needs_source and parent is None:
@@ -246,13 +256,13 @@ def run_finetune(
     dataset = data if isinstance(data, Dataset) else Dataset.read(data, target=target)
     dataset, train_rows, val_rows = validation_split(dataset, val, group, seed, target)
     scheme = SCHEMES[chosen.scheme or "direct"]
-    check_request(len(train_rows), scheme, references, parent is not None)
+    check_request(len(train_rows), scheme, mode, parent is not None)
     if recipe == AUTO:
         require_enough(len(train_rows))
     cutoff = parent.cutoff if parent else ARCHITECTURES[arch].cutoff
     if parent is not None and ARCHITECTURES[arch].cutoff != cutoff:
         raise InputError(f"{source}: its cutoff of {cutoff} A is not that of {arch}.")
-    task = Task.of(dataset, target, cutoff)
+    task = replace(Task.of(dataset, target, cutoff), prior=prior)
     settings = {
         "command": "finetune",
         "target": target,
@@ -262,7 +272,8 @@ def run_finetune(
         "source_hash": [one.content_hash() for one in sources],
         "recipe": recipe,
         "scheme": scheme.model_dump(),
-        "reference": references if isinstance(references, str) else references.as_dict(),
+        "reference": mode if isinstance(mode, str) else mode.as_dict(),
+        **({} if prior is None else {"references": prior.as_dict()}),
         "architecture": arch,
         "val": val,
         "group": group,
@@ -298,7 +309,7 @@ def run_finetune(
             chosen.recipe,
             source=parent if scheme.start == "source" else None,
             scheme=scheme,
-            reference=references if recipe in SCHEMES else chosen.reference,
+            reference=mode if recipe in SCHEMES else chosen.reference,
             zero_shot=zero_shot if scheme.start == "source" else None,
         )
     else:
@@ -426,7 +437,7 @@ def _write(
         training_curve(out / "training.png", model.card["history"])
     if "contest" in model.card:
         contest_chart(out / "contest.png", model.card["contest"], label.unit)
-    write_json(out / "references.json", model.references.as_dict())
+    write_json(out / "references.json", model.references.as_dict(assumed=False))
     write_json(out / "metrics.json", metrics)
     return FinetuneResult(model, metrics, comparison(scores, label.unit, len(train_rows), len(val_rows)), out)
 

@@ -35,7 +35,7 @@ def card(name: str | Path) -> dict:
         "label": vars(model.label),
         **model.description(),
         "species": sorted(model.species),
-        "references": model.references.as_dict(),
+        "references": model.references.as_dict(assumed=False),
         **model.card,
     }
 

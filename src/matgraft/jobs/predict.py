@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from zipfile import BadZipFile
@@ -101,6 +102,7 @@ def predict(
     if out.is_dir():
         raise InputError(f"{out}: a folder is in the way of the CSV file. Choose another name for --out.")
     predictor = model if isinstance(model, Predictor) else load_model(model)
+    limits = predictor.closest
     stream = Stream(files)
     kept = _kept(
         out.with_name(f"{out.name}.part"),
@@ -111,6 +113,8 @@ def predict(
                 "weights": predictor.content_hash(),
                 **predictor.description(),
                 "intervals": None if predictor.intervals is None else predictor.intervals.content_hash(),
+                "closest": None if limits is None else sha256(limits.tobytes()).hexdigest(),
+                "unreferenced": predictor.references.missing.tolist(),
                 "label": asdict(predictor.label),
                 "species": sorted(predictor.species),
             },
@@ -137,7 +141,7 @@ def predict(
             shutil.rmtree(kept)
         raise
     results, repeated = Results.joined(Results.read(path) for path in paths).without_repeated()
-    _warn_of_unseen(results)
+    _warn(results)
     listed = out.with_suffix(".skipped.csv")
     skipped = [*results.skipped.tolist(), *(("", name, "id used more than once") for name in repeated)]
     if skipped:
@@ -160,7 +164,8 @@ class Results:
     """Predictions of some structures as flat arrays, one entry per structure.
 
     ``half_width`` and ``strangeness`` are NaN for a model without intervals. ``unseen`` and ``unreferenced``
-    hold elements with spaces between them; ``skipped`` has shape (n_skipped, 3): file, id and reason.
+    hold elements with spaces between them, ``too_close`` pairs of them, or a question mark where that is not
+    known; ``skipped`` has shape (n_skipped, 3): file, id and reason.
     """
 
     ids: np.ndarray
@@ -171,6 +176,7 @@ class Results:
     formulas: np.ndarray
     unseen: np.ndarray
     unreferenced: np.ndarray
+    too_close: np.ndarray
     skipped: np.ndarray
 
     @classmethod
@@ -278,8 +284,9 @@ def _predict_chunk(model: Predictor, chunk: Chunk) -> Results:
         half_width=_or_nan(prediction.half_width, len(dataset)),
         strangeness=_or_nan(prediction.strangeness, len(dataset)),
         formulas=dataset.formulas.astype(str),
-        unseen=np.asarray([" ".join(symbols) for symbols in prediction.unseen], dtype=str),
-        unreferenced=np.asarray([" ".join(symbols) for symbols in prediction.unreferenced], dtype=str),
+        unseen=_joined(prediction.unseen),
+        unreferenced=_joined(prediction.unreferenced),
+        too_close=_joined(prediction.too_close or [("?",)] * len(dataset)),
         skipped=np.asarray(skipped, dtype=str).reshape(-1, 3),
     )
 
@@ -289,6 +296,10 @@ def _uncertainty(results: Results) -> dict[str, np.ndarray]:
     if np.isnan(results.half_width).all():
         return {}
     return {**bounds(results.values, results.half_width), "strangeness": results.strangeness}
+
+
+def _joined(names: list[tuple[str, ...]]) -> np.ndarray:
+    return np.asarray([" ".join(some) for some in names], dtype=str)
 
 
 def _or_nan(values: np.ndarray | None, n: int) -> np.ndarray:
@@ -313,17 +324,35 @@ def _require_sound(results: Results, known: set[str]) -> None:
         )
 
 
-def _warn_of_unseen(results: Results) -> None:
-    marked = np.flatnonzero(results.unseen != "")
-    if len(marked):
-        log.warning(
-            "%d of %d structures contain elements that the model never saw (%s), the first is %s: "
-            "their values are guesses, marked in the column unseen_species",
-            len(marked),
-            len(results.ids),
-            ", ".join(sorted(set(" ".join(np.unique(results.unseen)).split()))),
-            results.ids[marked[0]],
-        )
+_WARNINGS = (
+    (
+        "unseen",
+        "contain elements that the model never saw (%s), the first is %s: their values are guesses, "
+        "marked in the column unseen_species",
+    ),
+    (
+        "unreferenced",
+        "contain elements that no label of the target contained (%s), the first is %s: their reference "
+        "energies are drawn from like elements and may be far off, marked in the column unreferenced_species",
+    ),
+    (
+        "too_close",
+        "have atoms nearer than any that the model learnt from (%s), the first is %s: the network "
+        "extrapolates, marked in the column too_close",
+    ),
+)
+
+
+def _warn(results: Results) -> None:
+    for column, text in _WARNINGS:
+        values = getattr(results, column)
+        marked = (values != "") & (values != "?")
+        # Of elements without any label there is nothing more to say.
+        marked &= (results.unseen == "") | (column == "unseen")
+        rows = np.flatnonzero(marked)
+        if len(rows):
+            names = ", ".join(sorted(set(" ".join(np.unique(values[rows])).split())))
+            log.warning(f"%d of %d structures {text}", len(rows), len(values), names, results.ids[rows[0]])
 
 
 def _write(out: Path, results: Results, unit: str, sort: str, descending: bool, top: int | None) -> None:
@@ -336,6 +365,7 @@ def _write(out: Path, results: Results, unit: str, sort: str, descending: bool, 
         **_uncertainty(results),
         "unseen_species": results.unseen,
         "unreferenced_species": results.unreferenced,
+        "too_close": results.too_close,
     }
     order = np.arange(len(results.ids))
     if sort != "none":

@@ -73,12 +73,30 @@ class Blend(Predictor):
             assumed & frozenset(np.flatnonzero(~np.isnan(energies)).tolist()),
         )
 
+    @cached_property
+    def closest(self) -> np.ndarray | None:  # type: ignore[override]
+        """Distances that every member has seen."""
+        known = [member.closest for member in self.members if member.closest is not None]
+        return np.max(known, axis=0) if len(known) == len(self.members) else None
+
     def per_atom(self, composition: np.ndarray, graphs: Graphs) -> np.ndarray:
         return self._mean([member.per_atom(composition, graphs) for member in self.members])
 
     def features(self, graphs: Graphs) -> np.ndarray:
         """Those of the member with the greatest weight."""
-        return self.members[int(np.argmax(self.weights))].features(graphs)
+        return self.members[self._first].features(graphs)
+
+    def with_features(self, composition: np.ndarray, graphs: Graphs) -> tuple[np.ndarray, np.ndarray]:
+        values = [
+            None if k == self._first else member.per_atom(composition, graphs)
+            for k, member in enumerate(self.members)
+        ]
+        values[self._first], features = self.members[self._first].with_features(composition, graphs)
+        return self._mean(values), features
+
+    @property
+    def _first(self) -> int:
+        return int(np.argmax(self.weights))
 
     def derivatives(self, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         parts = zip(*(member.derivatives(dataset) for member in self.members), strict=True)
@@ -94,7 +112,7 @@ class Blend(Predictor):
         # The card comes last: without it the folder is no model.
         (folder / CARD).unlink(missing_ok=True)
         shutil.rmtree(folder / MEMBERS, ignore_errors=True)
-        self.save_intervals(folder)
+        self.save_bounds(folder)
         for k, member in enumerate(self.members):
             member.save(folder / MEMBERS / str(k))
         card = {"format": BLEND, "version": VERSION, "weights": self.weights, "card": self.card}

@@ -109,8 +109,13 @@ class CompiledSchNet:
 
     def features(self, graphs: Graphs, rows: np.ndarray) -> np.ndarray:
         """What :meth:`SchNet.features` gives for structures ``rows``, shape (n, interactions * features)."""
+        return self.both(graphs, rows)[1]
+
+    def both(self, graphs: Graphs, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """:meth:`outputs` and :meth:`features` of one run."""
         interactions = len(self.weights[2])
-        return self._run(graphs, rows, interactions)[1].reshape(-1, interactions * self.n_features)
+        outputs, features = self._run(graphs, rows, interactions)
+        return outputs, features.reshape(-1, interactions * self.n_features)
 
     def _run(self, graphs: Graphs, rows: np.ndarray, layers: int) -> tuple[np.ndarray, np.ndarray]:
         """Outputs, and pooled features of the first ``layers`` interactions."""

@@ -15,7 +15,7 @@ from matgraft.errors import InputError
 from matgraft.models.blend import BLEND, MEMBERS, Blend
 from matgraft.models.intervals import Intervals
 from matgraft.models.model import CARD, FORMAT, VERSION, WEIGHTS, Model
-from matgraft.models.predictor import INTERVALS, Predictor
+from matgraft.models.predictor import CLOSEST, INTERVALS, Predictor
 from matgraft.models.process import GaussianProcess
 from matgraft.models.references import References
 from matgraft.models.schnet import Architecture, SchNet
@@ -55,27 +55,40 @@ def load_model(name: str | Path) -> Predictor:
             f"Shipped: {', '.join(shipped_models()) or 'none'}."
         )
     model = _load(folder, label)
-    path = folder / INTERVALS
-    if not path.is_file():
-        return model
-    try:
-        return model.with_intervals(Intervals.from_tensors(load_file(path)))
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: damaged ({error}). Copy the model again, or delete this file.") from error
+    for path in (folder / CLOSEST, folder / INTERVALS):
+        if not path.is_file():
+            continue
+        try:
+            tensors = load_file(path)
+            if path.name == INTERVALS:
+                model = model.with_intervals(Intervals.from_tensors(tensors))
+            elif isinstance(model, Model):
+                model = replace(model, closest=tensors["closest"].numpy())
+        except (OSError, SafetensorError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}: damaged ({error}). Copy the model again, or delete this file."
+            ) from error
+    return model
 
 
 def load_source(name: str | Path) -> Model:
-    """A model that another can be grafted on: like :func:`load_model`, but no blend of several.
+    """A model that another can be grafted on: like :func:`load_model`, but a network and no more.
 
     Raises
     ------
     InputError
-        Also for a blend.
+        Also for a blend, and for a model with a Gaussian process: training would move the features that it
+        rests on, and leave it behind.
     """
     model = load_model(name)
     if not isinstance(model, Model):
         raise InputError(
             f"{name}: a blend of several models cannot be a source. Name one: {Path(name) / MEMBERS / '0'}."
+        )
+    if model.process is not None:
+        raise InputError(
+            f"{name}: a model with a Gaussian process on its features cannot be a source. Name the source "
+            "that it was itself grafted on, or fine-tune a network (--recipe tl1) and name that."
         )
     return model
 
@@ -147,7 +160,14 @@ def _load(folder: Path, wanted: str | None) -> Predictor:
 
 def _load_blend(folder: Path, card: dict, wanted: str | None) -> Blend:
     weights = tuple(float(weight) for weight in card["weights"])
-    members = tuple(load_source(folder / MEMBERS / str(k)) for k in range(len(weights)))
+    members = tuple(_load_member(folder / MEMBERS / str(k)) for k in range(len(weights)))
     if not members or wanted not in (None, members[0].label.name):
         raise InputError(f"{folder}: no property {wanted!r} in this blend of {len(members)} models.")
     return Blend(members, weights, card["card"])
+
+
+def _load_member(folder: Path) -> Model:
+    member = load_model(folder)
+    if not isinstance(member, Model):
+        raise InputError(f"{folder}: a blend inside a blend. Copy the model again.")
+    return member

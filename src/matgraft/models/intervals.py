@@ -45,6 +45,8 @@ class Intervals:
         Mean logarithm; and how strongly intervals follow the difficulty, 0 not at all.
     scores : ndarray, shape (n,)
         Error in label units over difficulty, ascending.
+    unlabelled : ndarray, shape (k,)
+        Those among them of structures with an element that no label in their fit contained.
     reach : float
         Nine in ten labelled structures are nearer than this to the nearest others.
     """
@@ -59,6 +61,7 @@ class Intervals:
     power: float
     scores: np.ndarray
     reach: float
+    unlabelled: np.ndarray
 
     def half_width(self, composition: np.ndarray, features: np.ndarray, coverage: float = 0.9) -> np.ndarray:
         """Half the width of the interval that holds the label with probability ``coverage``.
@@ -81,8 +84,17 @@ class Intervals:
     ) -> tuple[np.ndarray, np.ndarray]:
         """:meth:`half_width` and :meth:`strangeness` from distances that are computed once."""
         distances = cdist(features, self.features)
-        half_width = conformal_quantile(self.scores, coverage) * self._difficulty(composition, distances)
+        half_width = self._quantile(composition, coverage) * self._difficulty(composition, distances)
         return half_width, _nearest(distances) / self.reach
+
+    def _quantile(self, composition: np.ndarray, coverage: float) -> np.ndarray:
+        """Of the scores; where an element is in no label, of those scores of which that was true."""
+        usual = conformal_quantile(self.scores, coverage)
+        rank = min(int(np.ceil((len(self.unlabelled) + 1) * coverage)), len(self.unlabelled))
+        # Too few to promise anything: the largest error that there was.
+        large = float(self.unlabelled[rank - 1] if rank else self.scores[-1])
+        lacking = (composition[:, self.counts == 0] > 0).any(axis=1)
+        return np.where(lacking, max(usual, large), usual)
 
     def difficulty(self, composition: np.ndarray, features: np.ndarray) -> np.ndarray:
         """Size of the error to be expected, in label units; shape (m,)."""
@@ -117,6 +129,8 @@ class Intervals:
         process = GaussianProcess.from_tensors(tensors)
         if process is None:
             raise KeyError("process")
+        # Models of before know of no unlabelled elements.
+        tensors = {"unlabelled": torch.zeros(0, dtype=torch.float64), **tensors}
         arrays: dict[str, Any] = {f.name: tensors[f.name].numpy() for f in fields(cls) if f.name != "process"}
         for name in ("level", "power", "reach"):
             arrays[name] = float(arrays[name][0])

@@ -52,6 +52,8 @@ class Model(Predictor):
     process : GaussianProcess, optional
         On the network's features; its value, in label units per atom, is added.
     intervals : Intervals, optional
+    closest : ndarray, shape (119, 119), optional
+        Smallest distances of pairs of elements in training.
     """
 
     network: SchNet
@@ -62,6 +64,7 @@ class Model(Predictor):
     card: dict = field(default_factory=dict)
     process: GaussianProcess | None = None
     intervals: Intervals | None = None
+    closest: np.ndarray | None = None
 
     @property
     def cutoff(self) -> float:
@@ -69,6 +72,8 @@ class Model(Predictor):
 
     def per_atom(self, composition: np.ndarray, graphs: Graphs) -> np.ndarray:
         """References plus network, per atom, for structures of these compositions and graphs; (n,)."""
+        if self.process is not None:
+            return self.with_features(composition, graphs)[0]
         values = self.references.per_atom(composition)
         if self.scale:
             values += self.scale * (
@@ -76,9 +81,16 @@ class Model(Predictor):
                 if self.compiled is not None
                 else run_network(self.network, graphs)
             )
-        if self.process is not None:
-            values += self.process(self.features(graphs))
         return values
+
+    def with_features(self, composition: np.ndarray, graphs: Graphs) -> tuple[np.ndarray, np.ndarray]:
+        if self.compiled is not None:
+            outputs, features = self.compiled.both(graphs, np.arange(len(graphs)))
+            outputs = outputs[:, 0]
+        else:
+            outputs, features = run_network(self.network, graphs), self.features(graphs)
+        values = self.references.per_atom(composition) + self.scale * outputs
+        return (values if self.process is None else values + self.process(features)), features
 
     def features(self, graphs: Graphs) -> np.ndarray:
         """Pooled features of the network after each interaction, shape (n, interactions * features)."""
@@ -124,7 +136,7 @@ class Model(Predictor):
             "species": sorted(self.species),
             "card": self.card,
         }
-        self.save_intervals(folder)
+        self.save_bounds(folder)
         with tempfile.TemporaryDirectory(dir=folder) as partial:
             save_file(tensors, Path(partial) / WEIGHTS)
             (Path(partial) / CARD).write_text(json.dumps(card, indent=1) + "\n")

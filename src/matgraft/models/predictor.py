@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
@@ -20,6 +21,7 @@ from safetensors.torch import save_file
 from matgraft.data import Dataset, Label
 from matgraft.errors import InputError
 from matgraft.graphs import Graphs, graphs_of
+from matgraft.graphs.closest import nearer
 from matgraft.models.calculator import MatgraftCalculator
 from matgraft.models.forces import Forces
 from matgraft.models.intervals import Intervals
@@ -46,6 +48,9 @@ class Prediction:
     strangeness : ndarray, shape (n,), optional
         How far a structure is from the labels; above 1, farther than nine in ten of them from one another.
         Its interval then rests on little.
+    too_close : list of tuple of str, length n, optional
+        Pairs of elements, such as ``O-Ti``, nearer than in any training structure of source or target: the
+        network extrapolates. None of a model that does not know its training structures.
     """
 
     values: np.ndarray
@@ -54,12 +59,13 @@ class Prediction:
     unreferenced: list[tuple[str, ...]]
     half_width: np.ndarray | None = None
     strangeness: np.ndarray | None = None
+    too_close: list[tuple[str, ...]] | None = None
 
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-INTERVALS = "intervals.safetensors"
+INTERVALS, CLOSEST = "intervals.safetensors", "closest.safetensors"
 
 
 class Predictor(ABC):
@@ -70,6 +76,8 @@ class Predictor(ABC):
     species: frozenset[str]
     card: dict
     intervals: Intervals | None
+    closest: np.ndarray | None
+    """Smallest distances in training, see :func:`matgraft.graphs.closest.closest`; None if unknown."""
 
     @property
     @abstractmethod
@@ -83,6 +91,10 @@ class Predictor(ABC):
     @abstractmethod
     def features(self, graphs: Graphs) -> np.ndarray:
         """Features that intervals rest on, shape (n, d)."""
+
+    @abstractmethod
+    def with_features(self, composition: np.ndarray, graphs: Graphs) -> tuple[np.ndarray, np.ndarray]:
+        """:meth:`per_atom` and :meth:`features`, for the price of one."""
 
     @abstractmethod
     def derivatives(self, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -126,16 +138,20 @@ class Predictor(ABC):
         dataset = _dataset(structures)
         composition = dataset.composition()
         graphs = graphs if graphs is not None else self.graphs(dataset)
-        per_atom = self.per_atom(composition, graphs)
+        if self.intervals is None:
+            per_atom = self.per_atom(composition, graphs)
+        else:
+            per_atom, features = self.with_features(composition, graphs)
         prediction = Prediction(
             values=self.label.from_per_atom(per_atom, dataset.natoms),
             per_atom=per_atom,
             unseen=self._unseen(composition),
             unreferenced=_elements(composition, self.references.missing),
+            too_close=None if self.closest is None else nearer(graphs, self.closest),
         )
         if self.intervals is None:
             return prediction
-        half_width, strangeness = self.intervals.assessed(composition, self.features(graphs), coverage)
+        half_width, strangeness = self.intervals.assessed(composition, features, coverage)
         return replace(prediction, half_width=half_width, strangeness=strangeness)
 
     def forces(self, structures: Dataset | Atoms | Iterable[Atoms]) -> Forces:
@@ -190,15 +206,18 @@ class Predictor(ABC):
         """A copy that says how far off it may be."""
         return replace(self, intervals=intervals)  # type: ignore[type-var]
 
-    def save_intervals(self, folder: Path) -> None:
-        """Write the intervals, if there are any, beside the model in ``folder``."""
-        path = folder / INTERVALS
-        if self.intervals is None:
-            path.unlink(missing_ok=True)
-            return
-        partial = folder / f".{INTERVALS}.{os.getpid()}"
-        save_file({k: v.contiguous() for k, v in self.intervals.tensors().items()}, partial)
-        os.replace(partial, path)
+    def save_bounds(self, folder: Path) -> None:
+        """Write intervals and smallest distances, if there are any, beside the model in ``folder``."""
+        for name, tensors in (
+            (INTERVALS, {} if self.intervals is None else self.intervals.tensors()),
+            (CLOSEST, {} if self.closest is None else {"closest": torch.from_numpy(self.closest)}),
+        ):
+            if not tensors:
+                (folder / name).unlink(missing_ok=True)
+                continue
+            partial = folder / f".{name}.{os.getpid()}"
+            save_file({k: v.contiguous() for k, v in tensors.items()}, partial)
+            os.replace(partial, folder / name)
 
     def with_card(self, **entries) -> Self:
         """A copy whose card has more entries."""

@@ -15,8 +15,6 @@ from matgraft.errors import InputError
 
 HUBER = 1.345
 """Where the loss of robust fits turns linear, in standard deviations: 95 % efficient for normal errors."""
-_ITERATIONS = 30
-_SETTLED = 1e-4
 
 
 @dataclass(frozen=True)
@@ -66,74 +64,48 @@ class References:
             ) from error
 
     @classmethod
-    def fit(
-        cls,
-        composition: np.ndarray,
-        per_atom: np.ndarray,
-        robust: bool = True,
-        ridge: float = 1e-6,
-        pull: float = 0.0,
-        pulled: np.ndarray | None = None,
-    ) -> References:
-        """Least squares of ``per_atom = sum_Z x_Z e_Z`` over the fractions ``x_Z``.
+    def of_all(cls, energies: np.ndarray, composition: np.ndarray) -> References:
+        """Energies of all elements, shape (119,), of which only those in ``composition`` rest on labels."""
+        absent = np.flatnonzero(~composition.any(axis=0))[1:]
+        energies = np.where(np.arange(len(energies)) == 0, np.nan, energies)
+        return cls(energies, float(np.nanmean(energies)), frozenset(absent.tolist()))
+
+    @classmethod
+    def fit(cls, composition: np.ndarray, per_atom: np.ndarray, ridge: float = 1e-6) -> References:
+        """Least squares of ``per_atom = sum_Z x_Z e_Z`` over the fractions ``x_Z``, for many labels.
 
         Parameters
         ----------
         composition : ndarray, shape (n, 119)
             Atoms of each element.
         per_atom : ndarray, shape (n,)
-            Labels, or label minus the source's prediction, per atom.
-        robust : bool
-            Huber's loss by iteratively reweighted least squares, so that a few wrong labels or
-            structures outside the source's domain do not set the references of everyone.
+            Labels per atom.
         ridge : float
             Pull towards the mean label. Total energies of some codes differ by 1000 eV from element to
             element: what looks like a gentle pull then shifts predictions by electronvolts.
-        pull : float
-            Weight of a prior that the energies of elements ``pulled`` are zero, in structures of that element
-            alone: 1 counts as much as one such label.
-        pulled : ndarray of int, optional
-            Atomic numbers.
         """
         known = composition.sum(axis=0) > 0
-        prior = np.zeros(len(known), dtype=bool)
-        if pull and pulled is not None:
-            prior[pulled] = True
         fractions = (composition / composition.sum(axis=1, keepdims=True))[:, known]
-        average = np.median if robust else np.mean
-        rest = fractions[:, ~prior[known]].sum(axis=1)
-        # Elements without a prior are drawn to the level of what the others leave unexplained.
-        centre = float(average(per_atom[rest > 0])) if (rest > 0).any() else 0.0
-        base = np.where(prior[known], 0.0, centre)
-        strength = np.diag(np.where(prior[known], pull, ridge))
-        unexplained = per_atom - fractions @ base
-        weights = np.ones(len(per_atom))
-        for _ in range(_ITERATIONS if robust else 1):
-            weighted = fractions * weights[:, None]
-            shift = np.linalg.solve(weighted.T @ fractions + strength, weighted.T @ unexplained)
-            residual = np.abs(unexplained - fractions @ shift)
-            # Where labels are exact, what the ridge leaves over must not count as an outlier.
-            width = max(HUBER * 1.4826 * np.median(residual), 1e-6 * np.abs(unexplained).max(), 1e-12)
-            before = weights
-            weights = np.minimum(1.0, width / np.maximum(residual, width))
-            if np.abs(weights - before).max() < _SETTLED:
-                break
-        energies = np.where(prior, 0.0, np.nan)
-        energies[known] = base + shift
-        return cls(energies, centre, frozenset(np.flatnonzero(prior & ~known).tolist()))
+        centre = float(per_atom.mean())
+        strength = ridge * np.eye(known.sum())
+        energies = np.full(len(known), np.nan)
+        shift = np.linalg.solve(fractions.T @ fractions + strength, fractions.T @ (per_atom - centre))
+        energies[known] = centre + shift
+        return cls(energies, centre)
 
     def per_atom(self, composition: np.ndarray) -> np.ndarray:
         """Reference part of each structure, per atom, shape (n,)."""
-        energies = self._with_fallback
+        energies = self.filled
         # A matrix product would round by the number of structures that are asked about together.
         return (composition * energies).sum(axis=1) / composition.sum(axis=1)
 
     def __add__(self, other: References) -> References:
         """Sum of two; an element is fitted if ``other`` fitted it (the later fit decides what is known)."""
-        return References(self._with_fallback + other.energies, self.fallback + other.fallback, other.assumed)
+        return References(self.filled + other.energies, self.fallback + other.fallback, other.assumed)
 
     @cached_property
-    def _with_fallback(self) -> np.ndarray:
+    def filled(self) -> np.ndarray:
+        """Energies with :attr:`fallback` where there is none, shape (119,)."""
         return np.where(np.isnan(self.energies), self.fallback, self.energies)
 
     @cached_property
@@ -146,6 +118,7 @@ class References:
         """Atomic numbers that no label contained."""
         return np.union1d(np.flatnonzero(np.isnan(self.energies)), sorted(self.assumed)).astype(int)
 
-    def as_dict(self) -> dict[str, float]:
-        """Energies by element symbol, where there is one."""
-        return {chemical_symbols[z]: float(self.energies[z]) for z in self.fitted if z > 0}
+    def as_dict(self, assumed: bool = True) -> dict[str, float]:
+        """Energies by element symbol, where there is one, with or without those that rest on no label."""
+        numbers = self.fitted if assumed else np.setdiff1d(self.fitted, self.missing)
+        return {chemical_symbols[z]: float(self.energies[z]) for z in numbers if z > 0}

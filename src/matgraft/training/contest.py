@@ -273,7 +273,7 @@ def calibration(task: Task, model: Predictor, held: Contest) -> Intervals:
     per_atom = np.abs(held.blended - held.truth)
     errors = task.label.from_per_atom(per_atom, task.natoms[held.rows])
     features = model.features(task.graphs)[held.rows]
-    return calibrated(task.composition[held.rows], features, errors, per_atom)
+    return calibrated(task.composition[held.rows], features, errors, per_atom, held.folds)
 
 
 def told(bench: Bench, held: Contest) -> dict:

@@ -17,11 +17,13 @@ from ase.data import atomic_numbers, chemical_symbols
 from matgraft.data import Dataset, Label
 from matgraft.errors import InputError
 from matgraft.graphs import Graphs, graphs_of
+from matgraft.graphs.closest import closest
 from matgraft.models.model import Model
 from matgraft.models.predictor import Predictor
 from matgraft.models.references import References
 from matgraft.models.schnet import Architecture, SchNet
 from matgraft.training.distributed import ALONE, Workers
+from matgraft.training.elements import fit_elements
 from matgraft.training.loop import Report, Samples, fit
 from matgraft.training.recipe import DIRECT, FINETUNE, Recipe
 from matgraft.training.schemes import SCHEMES, Scheme
@@ -31,8 +33,6 @@ REFERENCE_MODES = get_args(ReferenceMode)
 
 _FOLDS = 5
 _LEAST_LABELS = 2 * _FOLDS
-PULLS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
-"""Weights of the prior that a source's own references hold for the target too; see :func:`residual_shift`."""
 _DECISIVE = 0.6
 """Below this ratio of cross-validated errors the cheap comparison settles the reference mode."""
 
@@ -50,6 +50,8 @@ class Task:
     per_atom : ndarray, shape (n,)
         Labels on the per-atom scale.
     data_hash : str
+    prior : References, optional
+        What the user knows of the elements' energies; see :func:`matgraft.training.elements.fit_elements`.
     """
 
     label: Label
@@ -58,6 +60,7 @@ class Task:
     natoms: np.ndarray
     per_atom: np.ndarray
     data_hash: str
+    prior: References | None = None
 
     @classmethod
     def of(cls, dataset: Dataset, target: str, cutoff: float) -> Task:
@@ -74,6 +77,13 @@ class Task:
     def predicted_by(self, model: Predictor) -> np.ndarray:
         """What a model says of these structures, per atom and in the model's unit; shape (n,)."""
         return model.per_atom(self.composition, self.graphs)
+
+    def closest(self, rows: np.ndarray, source: Model | None) -> np.ndarray | None:
+        """Smallest distances in structures ``rows`` and in those that the source learnt from."""
+        here = closest(self.graphs, rows)
+        if source is None:
+            return here
+        return None if source.closest is None else np.minimum(here, source.closest)
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,8 @@ def fit_references(
         The source's prediction of every row of the task; needed by ``residual``.
     """
     if mode == "labels":
-        return References.fit(task.composition[rows], task.per_atom[rows])
+        means = () if task.prior is None else (task.prior.filled,)
+        return fit_elements(task.composition[rows], task.per_atom[rows], means)
     if mode == "none":
         mean = float(task.per_atom[rows].mean())
         return References(np.full(task.composition.shape[1], mean), mean)
@@ -112,21 +123,15 @@ def residual_shift(task: Task, rows: np.ndarray, source: Model, zero_shot: np.nd
     """What the labels of ``rows`` add to the source's prediction, one energy per element.
 
     Where source and target are of one level of theory the true shift is zero, and knowing so is worth more
-    than many labels; where they are not, it may be hundreds of eV. How strongly the shift of the elements
-    that the source knows is pulled to zero (:data:`PULLS`) is therefore chosen by cross-validation.
+    than many labels; where they are not, it may be hundreds of eV, and alike for elements that are neighbours
+    in the periodic table (:func:`matgraft.training.elements.fit_elements`). Of elements that the source never
+    saw it says nothing.
     """
-    residual = task.per_atom - zero_shot
-    known = np.array(sorted(atomic_numbers[symbol] for symbol in source.species))
-
-    def fitted(some: np.ndarray, pull: float) -> References:
-        return References.fit(task.composition[some], residual[some], pull=pull, pulled=known)
-
-    errors = dict.fromkeys(PULLS, 0.0)
-    for rest, fold in _folds(rows, 0):
-        for pull in PULLS:
-            shift = fitted(rest, pull).per_atom(task.composition[fold])
-            errors[pull] += float(np.abs(residual[fold] - shift).sum())
-    return fitted(rows, min(PULLS, key=errors.__getitem__))
+    prior = task.prior
+    means = () if prior is None else (prior.filled, prior.filled - source.references.filled)
+    known = [atomic_numbers[symbol] for symbol in source.species]
+    strange = np.setdiff1d(np.arange(1, len(chemical_symbols)), known)
+    return fit_elements(task.composition[rows], (task.per_atom - zero_shot)[rows], means, strange)
 
 
 def _folds(rows: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -262,6 +267,7 @@ def finetune(
             "epochs": len(history),
             "history": history,
         },
+        closest=task.closest(rows, start),
     )
 
 
@@ -303,7 +309,7 @@ def train_from_scratch(
     references, scales, targets = [], [], []
     for one in tasks:
         known = train_rows[~np.isnan(one.per_atom[train_rows])]
-        fitted = References.fit(one.composition[known], one.per_atom[known], robust=False, ridge=1e-3)
+        fitted = References.fit(one.composition[known], one.per_atom[known], ridge=1e-3)
         residual = one.per_atom - fitted.per_atom(one.composition)
         references.append(fitted)
         scales.append(float(residual[known].std()))
@@ -335,6 +341,7 @@ def train_from_scratch(
         row["validation_mae"] *= scales[0]
     network.to("cpu").eval()
     species = symbols(task.composition[train_rows])
+    seen = task.closest(train_rows, start)
     return [
         Model(
             network.head(k) if arch.outputs > 1 else network,
@@ -343,6 +350,7 @@ def train_from_scratch(
             scales[k],
             species,
             {"history": history},
+            closest=seen,
         )
         for k, one in enumerate(tasks)
     ]

@@ -23,7 +23,11 @@ decile: otherwise single lucky hits and single outliers would rule."""
 
 
 def calibrated(
-    composition: np.ndarray, features: np.ndarray, errors: np.ndarray, per_atom: np.ndarray
+    composition: np.ndarray,
+    features: np.ndarray,
+    errors: np.ndarray,
+    per_atom: np.ndarray,
+    folds: np.ndarray | None = None,
 ) -> Intervals:
     """Learn from errors where more of them are to be expected.
 
@@ -35,14 +39,21 @@ def calibrated(
         Of the predictor's network.
     errors, per_atom : ndarray, shape (n,)
         Absolute errors of predictions by fits without the structure: in label units, and per atom.
+    folds : ndarray, shape (n,), optional
+        Structures of a number were left out together; default each alone.
     """
     features = features.astype(np.float32)
-    counts = (composition > 0).sum(axis=0).astype(float)
+    contains = composition > 0
+    counts = contains.sum(axis=0).astype(float)
+    folds = np.arange(len(errors)) if folds is None else folds
+    _, member = np.unique(folds, return_inverse=True)
+    together = np.stack([contains[folds == fold].sum(axis=0) for fold in np.unique(folds)])
+    others = counts - together[member]
     cut = np.minimum(per_atom, np.quantile(per_atom, _CUT))
     distances = cdist(features, features)
     np.fill_diagonal(distances, np.inf)
     # As for a structure that is not among the labels.
-    signals = signals_of(distances, cut, composition, counts - (composition > 0))
+    signals = signals_of(distances, cut, composition, others)
     centre, width = signals.mean(axis=0), signals.std(axis=0)
     width = np.where(width > 1e-9, width, 1.0)
     standard = (signals - centre) / width
@@ -51,9 +62,13 @@ def calibrated(
     process, left_out = _smooth(standard, logarithm - level)
     expected = level + left_out
     power = min(_POWERS, key=lambda p: _mean_width(errors, np.exp(p * expected)))
-    scores = np.sort(errors / np.exp(power * expected))
+    scores = errors / np.exp(power * expected)
+    unlabelled = np.sort(scores[(contains & (others == 0)).any(axis=1)])
+    scores = np.sort(scores)
     reach = max(float(np.exp(np.quantile(signals[:, 0], _NEAR))), 1e-6)
-    return Intervals(features, cut, counts, centre, width, process, level, float(power), scores, reach)
+    return Intervals(
+        features, cut, counts, centre, width, process, level, float(power), scores, reach, unlabelled
+    )
 
 
 def _mean_width(errors: np.ndarray, difficulty: np.ndarray) -> float:

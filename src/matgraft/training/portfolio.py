@@ -148,6 +148,7 @@ class Bench:
             references=references,
             scale=source.scale if source is not None and candidate.reference == "residual" else 0.0,
             species=symbols(task.composition[rows]) | (source.species if source is not None else frozenset()),
+            closest=task.closest(rows, source),
         )
         if candidate.kind == "references":
             return model

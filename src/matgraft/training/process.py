@@ -2,8 +2,9 @@
 
 Label (or label minus source prediction) per atom = what the elements contribute + a smooth function of the
 network's pooled features + noise. The first is a linear kernel on element fractions, whose posterior mean is
-a set of reference energies with a prior; the second a Matern kernel on the features of all interactions.
-Noise has heavy tails: outliers are weighted down as in :meth:`matgraft.models.references.References.fit`.
+a set of reference energies with a prior, by which neighbours in the periodic table are alike; the second a
+Matern kernel on the features of all interactions.
+Noise has heavy tails: outliers are weighted down as in :func:`matgraft.training.elements.fit_elements`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.spatial.distance import cdist
 
+from matgraft.models.elements import likeness
 from matgraft.models.process import GaussianProcess, matern
 from matgraft.models.references import HUBER, References
 
@@ -23,6 +25,8 @@ _ELEMENTS = 10.0 ** np.arange(-3, 8)
 _FEATURES = 10.0 ** np.arange(-2, 6.1, 0.5)
 _LENGTHS = 2.0 ** np.arange(-1.5, 4.1, 0.5)
 """Variances of both kernels in units of the noise, and length scale in median distances of the features."""
+_OWN = 0.03
+"""Share of an element's energy that its neighbours know nothing of."""
 _STARTS = ((3, 4, 3), (8, 4, 4))
 """Where the search begins: elements known well, and not at all."""
 _SEARCHED = 1000
@@ -55,23 +59,23 @@ def fit_process(
     apart = distances[distances > 1e-6 * width]
     unit = float(np.median(apart)) if len(apart) else width
     some = np.sort(np.random.default_rng(0).permutation(len(values))[:_SEARCHED])
-    search = _Search(fractions[some], distances[np.ix_(some, some)] / unit, values[some] - centre)
+    alike = likeness() + _OWN * np.eye(composition.shape[1])
+    linear = fractions @ alike @ fractions.T
+    nearby = np.ix_(some, some)
+    search = _Search(linear[nearby], distances[nearby] / unit, values[some] - centre)
     elements, smooth, length = search.best()
-    covariance = elements * fractions @ fractions.T + smooth * matern(distances / unit / length)
-    weights, _ = _robust(covariance, values - centre)
-    energies = np.full(composition.shape[1], np.nan)
-    present = composition.any(axis=0)
-    energies[present] = centre + elements * fractions[:, present].T @ weights
+    weights, _ = _robust(elements * linear + smooth * matern(distances / unit / length), values - centre)
+    energies = centre + elements * alike @ (fractions.T @ weights)
     inverse = np.full(features.shape[1], 1.0 / (unit * length), dtype=np.float32)
     process = GaussianProcess(features.astype(np.float32), inverse, smooth * weights)
-    return References(energies, centre), process
+    return References.of_all(energies, composition), process
 
 
 class _Search:
     """Coordinate descent over a grid of kernels."""
 
-    def __init__(self, fractions: np.ndarray, distances: np.ndarray, values: np.ndarray):
-        self.linear, self.distances, self.values = fractions @ fractions.T, distances, values
+    def __init__(self, linear: np.ndarray, distances: np.ndarray, values: np.ndarray):
+        self.linear, self.distances, self.values = linear, distances, values
         self.error = cache(self._error)
 
     def best(self) -> tuple[float, float, float]:
