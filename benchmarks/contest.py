@@ -30,7 +30,7 @@ from matgraft.evaluation.tables import Table
 from matgraft.jobs.finetune import AUTO, interval_scores, sources_of
 from matgraft.jobs.folder import versions, write_json, write_text
 from matgraft.jobs.pool import finished, pool
-from matgraft.models.intervals import conformal_quantile
+from matgraft.models.intervals import COVERAGE, conformal_quantile
 from matgraft.progress import Progress
 from matgraft.training.contest import Contest, contest, outcome
 from matgraft.training.graft import Task
@@ -38,7 +38,6 @@ from matgraft.training.portfolio import Bench, Candidate
 
 SIZES = (50, 100, 200, 400)
 REFERENCES, DIRECT = "references", "direct"
-COVERAGE = 0.9
 WORST = 0.05
 
 

@@ -18,7 +18,7 @@ from matgraft.jobs.finetune import run_finetune
 from matgraft.models.files import load_model
 from matgraft.training import contest, portfolio
 
-graft = partial(run_finetune, recipe="tl1")
+graft = partial(run_finetune, recipe="tl1", intervals=False)
 FILES = {
     "closest.safetensors",
     "errors.png",
@@ -42,7 +42,7 @@ def read_predictions(path):
 @pytest.mark.parametrize("scheme", ["tl1", "tl2", "tl3"])
 def test_writes_everything_and_beats_nothing_by_accident(salts, source, tmp_path, scheme):
     out = tmp_path / "out"
-    result = run_finetune(salts, "energy", out, source=source, recipe=scheme, val="12", direct=True)
+    result = graft(salts, "energy", out, source=source, recipe=scheme, val="12", direct=True)
     assert {path.name for path in out.iterdir()} == FILES
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics == json.loads(json.dumps(result.metrics))
@@ -152,9 +152,9 @@ def test_suggested_reference_energies_are_believed_as_far_as_the_labels_agree(cr
     (tmp_path / "val.txt").write_text("\n".join(ids))
     (tmp_path / "known.json").write_text(json.dumps(shift))
     options = {"source": source, "val": str(tmp_path / "val.txt"), "recipe": "residual"}
-    without = run_finetune(dataset, "energy", tmp_path / "without", **options)
+    without = graft(dataset, "energy", tmp_path / "without", **options)
     suggested = {**options, "references": tmp_path / "known.json"}
-    result = run_finetune(dataset, "energy", tmp_path / "with", **suggested)
+    result = graft(dataset, "energy", tmp_path / "with", **suggested)
     assert result.metrics["mae_ev_per_atom"] < 1 < 20 < without.metrics["mae_ev_per_atom"]
     assert set(result.model.predict(dataset[::3]).unreferenced) == {("Ti",)}
     assert "Ti" not in json.loads((tmp_path / "with" / "references.json").read_text())
@@ -254,3 +254,26 @@ def test_one_candidate_alone(salts, source, tmp_path):
     )
     assert result.metrics["recipe"] == "process-residual"
     assert result.metrics["mae_ev_per_atom"] < 0.2
+
+
+@pytest.mark.parametrize("recipe", ["tl3", "residual"])
+def test_intervals_of_a_single_recipe_rest_on_fits_without_the_fold(salts, source, tmp_path, recipe):
+    options = {"source": source, "val": "12", "recipe": recipe, "workers": 1}
+    result = run_finetune(salts, "energy", tmp_path / "out", **options)
+    kept = {path.name for path in (tmp_path / "out" / "folds").iterdir()}
+    assert kept == {f"{recipe}-source0-fold{fold}.json" for fold in range(contest.FOLDS)}
+    made = {path.name for path in (tmp_path / "out").iterdir()}
+    assert made >= {"intervals.png", "intervals.safetensors"}
+    half_width = result.model.predict(Dataset.read(salts)).half_width
+    assert np.isfinite(half_width).all()
+    assert 0.5 <= result.metrics["intervals"]["held"] <= 1.0
+    without = run_finetune(salts, "energy", tmp_path / "without", **options, intervals=False)
+    assert without.model.intervals is None
+    assert without.metrics["mae_ev"] == result.metrics["mae_ev"]
+    assert not (tmp_path / "without" / "folds").exists()
+
+
+def test_too_few_labels_for_intervals_are_told(salts, source, tmp_path, caplog):
+    result = run_finetune(salts, "energy", tmp_path / "out", source=source, val="48", recipe="residual")
+    assert result.model.intervals is None
+    assert "12 labels are too few for intervals" in caplog.text

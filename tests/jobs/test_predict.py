@@ -100,6 +100,24 @@ def test_a_model_with_intervals_says_how_far_off_it_may_be(crystals, salts, tmp_
     np.testing.assert_array_equal(strange, prediction.strangeness)
 
 
+def test_intervals_of_another_coverage(crystals, salts, tmp_path, caplog):
+    model = model_of(0)
+    with pytest.raises(InputError, match="no intervals"):
+        predict(model, [salts], tmp_path / "p.csv", coverage=0.5)
+    features = model.features(model.graphs(crystals))
+    errors = np.linspace(0.01, 0.2, len(crystals))
+    model = model.with_intervals(calibrated(crystals.composition(), features, errors, errors))
+    for wrong in (0.0, 1.0, -1.0, float("nan")):
+        with pytest.raises(InputError, match="no probability"):
+            predict(model, [salts], tmp_path / "p.csv", coverage=wrong)
+    predict(model, [salts], tmp_path / "p.csv", coverage=0.5)
+    widths = [float(row["upper"]) - float(row["lower"]) for row in lines(tmp_path / "p.csv")]
+    np.testing.assert_allclose(widths, 2 * model.predict(crystals, coverage=0.5).half_width)
+    assert "infinite" not in caplog.text
+    predict(model, [salts], tmp_path / "p.csv", coverage=0.999)
+    assert "too few labels to promise a coverage of 0.999" in caplog.text
+
+
 def test_unseen_species_are_marked_and_warned_about(source, tmp_path, caplog):
     for symbol in ("Ti", "Ag"):
         write(tmp_path / f"{symbol}O.cif", bulk(f"{symbol}O", "rocksalt", a=4.4))

@@ -178,8 +178,11 @@ def finetune(
     direct: Annotated[
         bool, typer.Option("--direct", help="Also train from a random start, to compare.")
     ] = False,
+    intervals: Annotated[
+        bool, typer.Option(help="Of a single recipe: also learn how far off it is, by five fits more.")
+    ] = True,
     workers: Annotated[
-        int | None, typer.Option(help="Processes of the contest; default one per core.", min=1)
+        int | None, typer.Option(help="Processes of contest and intervals; default one per core.", min=1)
     ] = None,
     label_kind: KindOf = None,
     no_label_check: NoCheck = False,
@@ -207,6 +210,7 @@ def finetune(
         seed=seed,
         preset=preset.value,
         direct=direct,
+        intervals=intervals,
         workers=workers,
     )
     if as_json:
@@ -247,6 +251,10 @@ def predict(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Go on without bad structures; a list says which and why.")
     ] = False,
+    coverage: Annotated[
+        float | None,
+        typer.Option(help="Probability that intervals are to hold the label; default 0.9."),
+    ] = None,
     workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
     as_json: Json = False,
 ) -> None:
@@ -266,6 +274,7 @@ def predict(
         descending=descending,
         top=top,
         skip_bad=skip_bad,
+        coverage=coverage,
         workers=workers,
     )
     if as_json:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from matgraft.jobs.pool import finished, pool
 from matgraft.models.model import Model
 from matgraft.models.predictor import Predictor
 from matgraft.progress import Progress
-from matgraft.training.contest import FOLDS, Contest, Work, contest, outcome, predicted
+from matgraft.training.contest import FOLDS, Contest, Runner, Work, contest, outcome, predicted, single
 from matgraft.training.portfolio import Bench, Candidate
 
 
@@ -37,12 +39,37 @@ def run_contest(
     workers : int, optional
         Processes of one thread each; default one per core.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     most = FOLDS * len(bench.candidates())
+    with _at_work(bench, seed, folder, workers, most, "contest") as (run, executor):
+        held = contest(bench, rows, seed, run=run, groups=groups)
+        winners = {executor.submit(_refit, one, rows, seed): one for one in held.weights}
+        return held, outcome(bench, held, seed, dict(finished(winners)))
+
+
+def cross_validate(
+    bench: Bench,
+    candidate: Candidate,
+    rows: np.ndarray,
+    seed: int,
+    folder: Path,
+    workers: int | None = None,
+    groups: np.ndarray | None = None,
+) -> Contest:
+    """One candidate alone on the folds of a contest, kept and resumed like :func:`run_contest`."""
+    with _at_work(bench, seed, folder, workers, FOLDS, "intervals") as (run, _):
+        return single(bench, candidate, rows, seed, run=run, groups=groups)
+
+
+@contextmanager
+def _at_work(
+    bench: Bench, seed: int, folder: Path, workers: int | None, most: int, doing: str
+) -> Iterator[tuple[Runner, Executor]]:
+    """What does the fits of folds in several processes, and these processes."""
+    folder.mkdir(parents=True, exist_ok=True)
     workers = workers or os.cpu_count() or 1
     # Before the bench is sent to other processes: each would work them out again.
     _ = bench.zero_shot, bench.features
-    with Progress(most, "contest", unit="fits at most") as progress, pool(workers, _start, bench) as executor:
+    with Progress(most, doing, unit="fits at most") as progress, pool(workers, _start, bench) as executor:
 
         def run(works: Sequence[Work]) -> Iterator[tuple[Work, np.ndarray]]:
             pending = {}
@@ -58,9 +85,7 @@ def run_contest(
                 progress.step()
                 yield work, values
 
-        held = contest(bench, rows, seed, run=run, groups=groups)
-        winners = {executor.submit(_refit, one, rows, seed): one for one in held.weights}
-        return held, outcome(bench, held, seed, dict(finished(winners)))
+        yield run, executor
 
 
 def _path(folder: Path, work: Work) -> Path:

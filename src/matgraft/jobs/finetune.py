@@ -20,15 +20,16 @@ from matgraft.evaluation.plots import (
     training_curve,
 )
 from matgraft.evaluation.tables import Table
-from matgraft.jobs.contest import run_contest
+from matgraft.jobs.contest import cross_validate, run_contest
 from matgraft.jobs.folder import claim, write_csv, write_json
 from matgraft.models.files import load_source
+from matgraft.models.intervals import COVERAGE
 from matgraft.models.model import Model
 from matgraft.models.predictor import Predictor, bounds
 from matgraft.models.references import References
 from matgraft.models.schnet import ARCHITECTURES
 from matgraft.progress import Progress
-from matgraft.training.contest import Contest, require_enough
+from matgraft.training.contest import LEAST, Contest, calibration, require_enough
 from matgraft.training.forest import composition_forest
 from matgraft.training.graft import (
     REFERENCE_MODES,
@@ -207,6 +208,7 @@ def run_finetune(
     seed: int = 0,
     preset: str = "default",
     direct: bool = False,
+    intervals: bool = True,
     workers: int | None = None,
 ) -> FinetuneResult:
     """Graft, judge on structures that were held out, compare with the baselines, and write it all down.
@@ -237,8 +239,11 @@ def run_finetune(
     preset : {"default", "paper"}
     direct : bool
         Also train from a random start, for comparison.
+    intervals : bool
+        Also learn how far off predictions are. A contest does in any case; a single recipe is fitted five
+        times more, each time without a fifth of the labels.
     workers : int, optional
-        Processes of the contest; default one per core.
+        Processes of the folds; default one per core.
     """
     if arch not in ARCHITECTURES:
         raise InputError(f"no architecture named {arch!r}; there are {', '.join(ARCHITECTURES)}.")
@@ -253,6 +258,7 @@ def run_finetune(
     parent = sources[0] if sources else None
     if chosen.needs_source and parent is None:
         raise InputError(f"recipe {recipe} needs a source model; give --source, or --recipe direct.")
+    chosen = replace(chosen, source=0 if chosen.needs_source else None)
     dataset = data if isinstance(data, Dataset) else Dataset.read(data, target=target)
     dataset, train_rows, val_rows = validation_split(dataset, val, group, seed, target)
     scheme = SCHEMES[chosen.scheme or "direct"]
@@ -280,6 +286,7 @@ def run_finetune(
         "seed": seed,
         "preset": preset,
         "direct": direct,
+        "intervals": intervals,
     }
     out = claim(out, settings)
 
@@ -298,11 +305,11 @@ def run_finetune(
 
     bench = Bench(task, tuple(sources), ARCHITECTURES[arch])
     zero_shot = bench.zero_shot[0] if sources else None
+    grouping = None if group is None else groups(dataset, group)  # type: ignore[arg-type]
     model: Predictor
+    held: Contest | None = None
     if recipe == AUTO:
-        grouping = None if group is None else groups(dataset, group)  # type: ignore[arg-type]
         held, model = run_contest(bench, train_rows, seed, out / "contest", workers, grouping)
-        _list_suspects(out / "suspects.csv", dataset, held)
     elif chosen.recipe is not None:
         model = train(
             recipe,
@@ -313,8 +320,17 @@ def run_finetune(
             zero_shot=zero_shot if scheme.start == "source" else None,
         )
     else:
-        fitted = replace(chosen, source=0 if chosen.needs_source else None)
-        model = bench.fit(fitted, train_rows, seed).with_card(recipe=recipe, n_train=len(train_rows))
+        model = bench.fit(chosen, train_rows, seed).with_card(recipe=recipe, n_train=len(train_rows))
+    if held is None and intervals and len(train_rows) < LEAST:
+        log.warning("%d labels are too few for intervals, which need %d", len(train_rows), LEAST)
+    elif held is None and intervals:
+        if recipe in SCHEMES:
+            settled = mode if isinstance(mode, References) else model.card["reference"]
+            chosen = replace(chosen, reference=settled)
+        held = cross_validate(bench, chosen, train_rows, seed, out / "folds", workers, grouping)
+        model = model.with_intervals(calibration(task, model, held))
+    if held is not None:
+        _list_suspects(out / "suspects.csv", dataset, held)
     predictions = {recipe: task.predicted_by(model)}
     predictions |= baselines(task, train_rows, parent, zero_shot, seed)
     if direct and recipe != "direct":
@@ -345,13 +361,15 @@ def baselines(
     return {**alone, "zero_shot_source": zero_shot, "source_plus_references": zero_shot + difference}
 
 
-def half_widths(task: Task, model: Predictor, rows: np.ndarray, coverage: float = 0.9) -> np.ndarray:
+def half_widths(task: Task, model: Predictor, rows: np.ndarray, coverage: float = COVERAGE) -> np.ndarray:
     """Half the width of the intervals of structures ``rows``, in label units."""
     assert model.intervals is not None
     return model.intervals.half_width(task.composition[rows], model.features(task.graphs)[rows], coverage)
 
 
-def interval_scores(error: np.ndarray, half_width: np.ndarray, coverage: float = 0.9) -> dict[str, float]:
+def interval_scores(
+    error: np.ndarray, half_width: np.ndarray, coverage: float = COVERAGE
+) -> dict[str, float]:
     """How often intervals hold the label, and how wide they are, in label units."""
     return {
         "coverage": coverage,

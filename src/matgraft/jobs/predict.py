@@ -23,6 +23,7 @@ from matgraft.graphs import build_graphs
 from matgraft.jobs.folder import SETTINGS, claim, write_csv
 from matgraft.jobs.pool import finished, pool
 from matgraft.models.files import load_model
+from matgraft.models.intervals import COVERAGE
 from matgraft.models.predictor import Predictor, bounds
 from matgraft.progress import Progress
 
@@ -57,6 +58,7 @@ def predict(
     descending: bool = False,
     top: int | None = None,
     skip_bad: bool = False,
+    coverage: float | None = None,
     workers: int = 1,
     chunk_size: int = CHUNK,
 ) -> Summary:
@@ -82,6 +84,8 @@ def predict(
     skip_bad : bool
         Go on without the files and structures that cannot be used and list them, with the reasons, in
         ``<out>.skipped.csv``. Otherwise the first is an error.
+    coverage : float, optional
+        Probability that an interval is to hold the label; default 0.9. Only of a model with intervals.
     workers : int
         Processes of one thread each.
     chunk_size : int
@@ -102,6 +106,11 @@ def predict(
     if out.is_dir():
         raise InputError(f"{out}: a folder is in the way of the CSV file. Choose another name for --out.")
     predictor = model if isinstance(model, Predictor) else load_model(model)
+    if coverage is not None and predictor.intervals is None:
+        raise InputError("--coverage: this model has no intervals. Graft one by `matgraft finetune`.")
+    coverage = COVERAGE if coverage is None else coverage
+    if not 0 < coverage < 1:
+        raise InputError(f"--coverage {coverage:g} is no probability between 0 and 1.")
     limits = predictor.closest
     stream = Stream(files)
     kept = _kept(
@@ -119,6 +128,7 @@ def predict(
                 "species": sorted(predictor.species),
             },
             "structures": stream.fingerprint(),
+            "coverage": coverage,
             "chunk_size": chunk_size,
         },
     )
@@ -131,7 +141,8 @@ def predict(
             raise InputError(f"{', '.join(map(str, files))}: no structures in it.")
         known: set[str] = set()
         paths = [kept / f"{k:06}.npz" for k in range(len(chunks))]
-        with closing(_predicted(model if workers > 1 else predictor, chunks, paths, workers)) as ready:
+        shared = model if workers > 1 else predictor
+        with closing(_predicted(shared, coverage, chunks, paths, workers)) as ready:
             for path in ready:
                 if not skip_bad:
                     _require_sound(Results.read(path), known)
@@ -142,6 +153,8 @@ def predict(
         raise
     results, repeated = Results.joined(Results.read(path) for path in paths).without_repeated()
     _warn(results)
+    if np.isinf(results.half_width).any():
+        log.warning("too few labels to promise a coverage of %g: intervals are infinite", coverage)
     listed = out.with_suffix(".skipped.csv")
     skipped = [*results.skipped.tolist(), *(("", name, "id used more than once") for name in repeated)]
     if skipped:
@@ -225,7 +238,7 @@ def _kept(folder: Path, settings: dict) -> Path:
 
 
 def _predicted(
-    model: str | Path | Predictor, chunks: list[Chunk], paths: list[Path], workers: int
+    model: str | Path | Predictor, coverage: float, chunks: list[Chunk], paths: list[Path], workers: int
 ) -> Generator[Path, None, None]:
     """The file of each chunk once it is there, those of an earlier run first."""
     done = [k for k, path in enumerate(paths) if _is_readable(path)]
@@ -234,7 +247,7 @@ def _predicted(
     with Progress(sum(counts), "predict", unit="structures", done=sum(counts[k] for k in done)) as progress:
         for k in done:
             yield paths[k]
-        for k in _run(model, {k: (chunks[k], paths[k]) for k in waiting}, workers):
+        for k in _run(model, coverage, {k: (chunks[k], paths[k]) for k in waiting}, workers):
             progress.step(counts[k])
             yield paths[k]
 
@@ -247,36 +260,40 @@ def _is_readable(path: Path) -> bool:
     return True
 
 
-def _run(model: str | Path | Predictor, tasks: dict[int, tuple[Chunk, Path]], workers: int) -> Iterator[int]:
+def _run(
+    model: str | Path | Predictor, coverage: float, tasks: dict[int, tuple[Chunk, Path]], workers: int
+) -> Iterator[int]:
     """Predict chunks and say which is finished."""
     if workers == 1 or len(tasks) < 2:
         predictor = model if isinstance(model, Predictor) else load_model(model)
         for k, (chunk, path) in tasks.items():
-            _predict_chunk(predictor, chunk).write(path)
+            _predict_chunk(predictor, coverage, chunk).write(path)
             yield k
         return
-    with pool(min(workers, len(tasks)), _start_worker, model) as executor:
+    with pool(min(workers, len(tasks)), _start_worker, model, coverage) as executor:
         pending = {executor.submit(_work, chunk, path): k for k, (chunk, path) in tasks.items()}
         for k, _ in finished(pending):
             yield k
 
 
 _predictor: Predictor
+_coverage: float
 
 
-def _start_worker(model: str | Path | Predictor) -> None:
-    global _predictor
+def _start_worker(model: str | Path | Predictor, coverage: float) -> None:
+    global _predictor, _coverage
     _predictor = model if isinstance(model, Predictor) else load_model(model)
+    _coverage = coverage
 
 
 def _work(chunk: Chunk, path: Path) -> None:
-    _predict_chunk(_predictor, chunk).write(path)
+    _predict_chunk(_predictor, _coverage, chunk).write(path)
 
 
-def _predict_chunk(model: Predictor, chunk: Chunk) -> Results:
+def _predict_chunk(model: Predictor, coverage: float, chunk: Chunk) -> Results:
     dataset, skipped = read_chunk(chunk)
     # Graphs are as quickly built as read: a pool to screen is no data to train on again and again.
-    prediction = model.predict(dataset, build_graphs(dataset, model.cutoff))
+    prediction = model.predict(dataset, build_graphs(dataset, model.cutoff), coverage)
     return Results(
         ids=dataset.ids,
         values=prediction.values,

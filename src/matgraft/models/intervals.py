@@ -17,6 +17,8 @@ from scipy.spatial.distance import cdist
 
 from matgraft.models.process import GaussianProcess
 
+COVERAGE = 0.9
+"""Probability that an interval holds the label, unless another is asked for."""
 NEAREST = 3
 """Neighbours whose mean distance says how far a structure is from the labels."""
 NEIGHBOURS, PRIOR = 10, 5.0
@@ -63,7 +65,9 @@ class Intervals:
     reach: float
     unlabelled: np.ndarray
 
-    def half_width(self, composition: np.ndarray, features: np.ndarray, coverage: float = 0.9) -> np.ndarray:
+    def half_width(
+        self, composition: np.ndarray, features: np.ndarray, coverage: float = COVERAGE
+    ) -> np.ndarray:
         """Half the width of the interval that holds the label with probability ``coverage``.
 
         Parameters
@@ -80,7 +84,7 @@ class Intervals:
         return self.assessed(composition, features, coverage)[0]
 
     def assessed(
-        self, composition: np.ndarray, features: np.ndarray, coverage: float = 0.9
+        self, composition: np.ndarray, features: np.ndarray, coverage: float = COVERAGE
     ) -> tuple[np.ndarray, np.ndarray]:
         """:meth:`half_width` and :meth:`strangeness` from distances that are computed once."""
         distances = cdist(features, self.features)

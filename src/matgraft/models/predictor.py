@@ -24,7 +24,7 @@ from matgraft.graphs import Graphs, graphs_of
 from matgraft.graphs.closest import nearer
 from matgraft.models.calculator import MatgraftCalculator
 from matgraft.models.forces import Forces
-from matgraft.models.intervals import Intervals
+from matgraft.models.intervals import COVERAGE, Intervals
 from matgraft.models.references import References
 
 
@@ -123,7 +123,7 @@ class Predictor(ABC):
         self,
         structures: Dataset | Atoms | Iterable[Atoms],
         graphs: Graphs | None = None,
-        coverage: float = 0.9,
+        coverage: float = COVERAGE,
     ) -> Prediction:
         """Predict structures.
 

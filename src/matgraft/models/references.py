@@ -17,7 +17,7 @@ HUBER = 1.345
 """Where the loss of robust fits turns linear, in standard deviations: 95 % efficient for normal errors."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class References:
     """One energy per element, in the label's unit per atom.
 

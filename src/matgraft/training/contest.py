@@ -106,20 +106,13 @@ def contest(
         Too few labels.
     """
     require_enough(len(rows))
-    run = run or (lambda works: ((work, predicted(bench, work, seed)) for work in works))
     folds = _folds(rows, seed, None if groups is None else groups[rows])
     truth = bench.task.per_atom[rows]
     found: dict[Candidate, np.ndarray] = {}
+    runner = run or _one_by_one(bench, seed)
 
     def go(candidates: Sequence[Candidate], some: Iterable[int]) -> None:
-        # The costly ones, last in the portfolio, come first: no process then waits for another for long.
-        works = [
-            Work(candidate, fold, rows[folds != fold], rows[folds == fold])
-            for candidate in reversed(candidates)
-            for fold in some
-        ]
-        for work, values in run(works):
-            found.setdefault(work.candidate, np.full(len(rows), np.nan))[folds == work.fold] = values
+        _cross_validate(found, candidates, rows, folds, some, runner)
 
     def errors(candidate: Candidate) -> np.ndarray:
         return np.abs(found[candidate] - truth)
@@ -137,6 +130,52 @@ def contest(
     return Contest(
         rows, folds, found, truth, {one: w for one, w in zip(finished, weights, strict=True) if w > 0}
     )
+
+
+def single(
+    bench: Bench,
+    candidate: Candidate,
+    rows: np.ndarray,
+    seed: int,
+    *,
+    run: Runner | None = None,
+    groups: np.ndarray | None = None,
+) -> Contest:
+    """One candidate alone on the folds of a contest, so that its intervals rest on the same.
+
+    Parameters
+    ----------
+    candidate : Candidate
+    bench, rows, seed, run, groups
+        See :func:`contest`.
+    """
+    folds = _folds(rows, seed, None if groups is None else groups[rows])
+    found: dict[Candidate, np.ndarray] = {}
+    _cross_validate(found, [candidate], rows, folds, range(FOLDS), run or _one_by_one(bench, seed))
+    return Contest(rows, folds, found, bench.task.per_atom[rows], {candidate: 1.0})
+
+
+def _one_by_one(bench: Bench, seed: int) -> Runner:
+    return lambda works: ((work, predicted(bench, work, seed)) for work in works)
+
+
+def _cross_validate(
+    found: dict[Candidate, np.ndarray],
+    candidates: Sequence[Candidate],
+    rows: np.ndarray,
+    folds: np.ndarray,
+    some: Iterable[int],
+    run: Runner,
+) -> None:
+    """Predict some folds by fits without them, and enter that in ``found``."""
+    # The costly ones, last in the portfolio, come first: no process then waits for another for long.
+    works = [
+        Work(candidate, fold, rows[folds != fold], rows[folds == fold])
+        for candidate in reversed(candidates)
+        for fold in some
+    ]
+    for work, values in run(works):
+        found.setdefault(work.candidate, np.full(len(rows), np.nan))[folds == work.fold] = values
 
 
 def require_enough(n: int) -> None:
@@ -260,7 +299,7 @@ def outcome(
         "n_train": len(held.rows),
         "seed": seed,
         "data_hash": bench.task.data_hash,
-        "reference": " + ".join(sorted({candidate.reference for candidate in held.weights})),
+        "reference": " + ".join(sorted({str(candidate.reference) for candidate in held.weights})),
         "contest": told(bench, held),
     }
     members = [models[candidate] for candidate in held.weights]

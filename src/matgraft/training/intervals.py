@@ -5,15 +5,14 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from matgraft.models.intervals import Intervals, conformal_quantile, signals_of
+from matgraft.models.intervals import COVERAGE, Intervals, conformal_quantile, signals_of
 from matgraft.models.process import GaussianProcess, matern
 from matgraft.training.process import posterior
 
 _LENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0)
 _AMPLITUDES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _POWERS = np.arange(0.0, 1.51, 0.1)
-_COVERAGE = 0.9
-"""How strongly intervals follow the difficulty is chosen so that these are narrowest on average."""
+"""How strongly intervals follow the difficulty: such that those of the usual coverage are narrowest."""
 _NEAR = 0.9
 """Share of the labels whose distance from the others counts as near."""
 _FLOOR = 0.1
@@ -72,7 +71,7 @@ def calibrated(
 
 
 def _mean_width(errors: np.ndarray, difficulty: np.ndarray) -> float:
-    return conformal_quantile(np.sort(errors / difficulty), _COVERAGE) * float(difficulty.mean())
+    return conformal_quantile(np.sort(errors / difficulty), COVERAGE) * float(difficulty.mean())
 
 
 def _smooth(points: np.ndarray, values: np.ndarray) -> tuple[GaussianProcess, np.ndarray]:

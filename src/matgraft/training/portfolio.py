@@ -11,7 +11,7 @@ import numpy as np
 from matgraft.models.model import Model, run_network
 from matgraft.models.references import References
 from matgraft.models.schnet import ARCHITECTURES, Architecture, SchNet
-from matgraft.training.graft import Task, finetune, fit_references, symbols
+from matgraft.training.graft import ReferenceMode, Task, finetune, fit_references, symbols
 from matgraft.training.process import MOST, fit_process
 from matgraft.training.recipe import DIRECT, FINETUNE, Recipe
 
@@ -32,8 +32,8 @@ class Candidate:
         What is done, for a chemist.
     kind : {"references", "process", "network"}
         Reference energies and no more; a Gaussian process on frozen features; a network that is trained.
-    reference : {"labels", "residual", "none"}
-        References on the labels alone, on what a source leaves over, or only a mean.
+    reference : {"labels", "residual", "none"} or References
+        References on the labels alone, on what a source leaves over, or only a mean; or given ones.
     scheme : str, optional
         Of a network.
     recipe : Recipe, optional
@@ -44,7 +44,7 @@ class Candidate:
     name: str
     words: str
     kind: Literal["references", "process", "network"]
-    reference: Literal["labels", "residual", "none"] = "labels"
+    reference: ReferenceMode | References = "labels"
     scheme: str = ""
     recipe: Recipe | None = None
     source: int | None = None
@@ -141,6 +141,7 @@ class Bench:
             )
         references = References.none()
         if candidate.kind == "references" or candidate.reference == "residual":
+            assert isinstance(candidate.reference, str)
             references = fit_references(task, rows, candidate.reference, source, zero_shot)
         model = Model(
             network=source.network if source is not None else SchNet(self.arch),
