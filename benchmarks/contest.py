@@ -32,7 +32,7 @@ from matgraft.jobs.folder import versions, write_json, write_text
 from matgraft.jobs.pool import finished, pool
 from matgraft.models.intervals import COVERAGE, conformal_quantile
 from matgraft.progress import Progress
-from matgraft.training.contest import Contest, Fits, contest, outcome
+from matgraft.training.contest import Contest, contest, outcome
 from matgraft.training.graft import Task
 from matgraft.training.portfolio import Bench, Candidate
 
@@ -115,9 +115,9 @@ def judge(case: Case) -> dict:
     rows, test = np.arange(case.size), np.arange(case.size, len(data))
     _ = bench.zero_shot, bench.features
     start, cpu = time.monotonic(), time.process_time()
-    fits: Fits = {}
-    held = contest(bench, rows, case.seed, groups=grouping, fits=fits)
-    graft = outcome(bench, held, case.seed, fits=fits)
+    held = contest(bench, rows, case.seed, groups=grouping)
+    models = {one: bench.fit(one, rows, case.seed) for one in held.weights}
+    graft = outcome(bench, held, case.seed, models)
     seconds = {"wall_seconds": time.monotonic() - start, "cpu_seconds": time.process_time() - cpu}
     natoms = task.natoms[test]
 
@@ -132,7 +132,7 @@ def judge(case: Case) -> dict:
     single = {}
     for one in bench.candidates():
         if not case.grouped or one.name in (REFERENCES, DIRECT):
-            model = fits.get((one, None)) or bench.fit(one, rows, case.seed)
+            model = models.get(one) or bench.fit(one, rows, case.seed)
             single[called(bench, one)] = said(bench.predicted(one, model, test))
     worst = in_label >= np.quantile(in_label, 1 - WORST)
     return {

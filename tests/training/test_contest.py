@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from ase.data import atomic_numbers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import SMALL, seeded
@@ -19,7 +18,6 @@ from matgraft.training import contest as module
 from matgraft.training.contest import contest, outcome, told
 from matgraft.training.graft import Task
 from matgraft.training.portfolio import CHEAP, PORTFOLIO, Bench
-from matgraft.training.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -146,58 +144,3 @@ def test_outcome_of_several_is_a_blend(bench):
     assert isinstance(model, Blend)
     parts = [bench.task.predicted_by(member) for member in model.members]
     np.testing.assert_allclose(bench.task.predicted_by(model), 0.4 * parts[0] + 0.6 * parts[1])
-
-
-NETWORK = replace(
-    next(one for one in PORTFOLIO if one.name == "tl1-residual"),
-    recipe=Recipe(epochs=1, batch_size=16, rate=1e-3),
-    source=0,
-)
-
-
-@pytest.fixture
-def won(bench):
-    """A network and references with equal shares; vanadium is in one fold alone."""
-    rows = np.arange(48)
-    holds = bench.task.composition[rows, atomic_numbers["V"]] > 0
-    folds = np.where(holds, 0, 1 + rows % (module.FOLDS - 1))
-    nothing = np.zeros(len(rows))
-    references = replace(CHEAP[0], source=None)
-    return module.Contest(
-        rows, folds, {NETWORK: nothing, references: nothing}, nothing, {NETWORK: 0.6, references: 0.4}
-    )
-
-
-def test_a_network_that_won_is_the_mean_of_six(bench, won):
-    model = outcome(bench, won, 0)
-    np.testing.assert_allclose(model.weights, [0.3, *[0.06] * 5, 0.4])
-    parts = [won.rows, *(won.rows[won.folds != fold] for fold in range(module.FOLDS))]
-    for member, rows in zip(model.members, parts, strict=False):
-        np.testing.assert_allclose(
-            bench.task.predicted_by(member), bench.task.predicted_by(bench.fit(NETWORK, rows, 0)), atol=1e-6
-        )
-    single = outcome(bench, won, 0, ensemble=False)
-    assert single.weights == (0.6, 0.4)
-
-
-def test_an_element_of_one_fold_is_known_to_the_whole(bench, won):
-    sourceless = replace(bench.sources[0], species=frozenset({"O", "Ti", "Fe"}))
-    model = outcome(replace(bench, sources=(sourceless,)), won, 0)
-    assert "V" in model.species
-    assert atomic_numbers["V"] not in model.references.missing
-
-
-def test_networks_of_the_folds_are_not_fitted_again(bench, won, monkeypatch):
-    fits = {}
-    works = [module.Work(NETWORK, k, won.rows[won.folds != k], won.rows[won.folds == k]) for k in range(5)]
-    list(module._one_by_one(bench, 0, fits)(works))
-    fitted = []
-    fit = Bench.fit
-    monkeypatch.setattr(
-        Bench, "fit", lambda self, one, rows, seed: (fitted.append(one), fit(self, one, rows, seed))[1]
-    )
-    kept = outcome(bench, won, 0, fits=fits)
-    assert [one.name for one in fitted] == ["tl1-residual", "references"]
-    np.testing.assert_array_equal(
-        bench.task.predicted_by(kept), bench.task.predicted_by(outcome(bench, won, 0))
-    )

@@ -181,10 +181,6 @@ def finetune(
     intervals: Annotated[
         bool, typer.Option(help="Of a single recipe: also learn how far off it is, by five fits more.")
     ] = True,
-    ensemble: Annotated[
-        bool,
-        typer.Option(help="Of a contest: the mean of six networks where one would predict six times faster."),
-    ] = True,
     workers: Annotated[
         int | None, typer.Option(help="Processes of contest and intervals; default one per core.", min=1)
     ] = None,
@@ -215,7 +211,6 @@ def finetune(
         preset=preset.value,
         direct=direct,
         intervals=intervals,
-        ensemble=ensemble,
         workers=workers,
     )
     if as_json:

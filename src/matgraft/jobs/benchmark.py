@@ -35,7 +35,7 @@ from matgraft.jobs.folder import claim, versions, write_json, write_text
 from matgraft.jobs.pool import finished, pool
 from matgraft.models.schnet import ARCHITECTURES
 from matgraft.progress import Progress
-from matgraft.training.contest import Fits, contest, outcome, require_enough
+from matgraft.training.contest import contest, outcome, require_enough
 from matgraft.training.graft import REFERENCE_MODES, Task, check_request, finetune
 from matgraft.training.portfolio import PORTFOLIO, Bench, Candidate
 from matgraft.training.recipe import Recipe
@@ -341,9 +341,8 @@ def _fit(k: int, subset: Subset, method: str) -> dict:
         predictions = {method: task.predicted_by(model)}
         extra = {"reference": model.card["reference"], "epochs": model.card["epochs"]}
     elif name == AUTO:
-        fits: Fits = {}
-        held = contest(bench, subset.train, seed, groups=job.groups, fits=fits)
-        graft = outcome(bench, held, seed, fits=fits)
+        held = contest(bench, subset.train, seed, groups=job.groups)
+        graft = outcome(bench, held, seed)
         predictions = {method: task.predicted_by(graft)}
         per_atom = np.abs(predictions[method] - task.per_atom)[rows]
         error = task.label.from_per_atom(per_atom, task.natoms[rows])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -19,18 +18,7 @@ from matgraft.jobs.pool import finished, pool
 from matgraft.models.model import Model
 from matgraft.models.predictor import Predictor
 from matgraft.progress import Progress
-from matgraft.training.contest import (
-    FOLDS,
-    Contest,
-    Fits,
-    Runner,
-    Work,
-    contest,
-    needed,
-    outcome,
-    predicted,
-    single,
-)
+from matgraft.training.contest import FOLDS, Contest, Runner, Work, contest, outcome, predicted, single
 from matgraft.training.portfolio import Bench, Candidate
 
 
@@ -41,7 +29,6 @@ def run_contest(
     folder: Path,
     workers: int | None = None,
     groups: np.ndarray | None = None,
-    ensemble: bool = True,
 ) -> tuple[Contest, Predictor]:
     """A contest and its outcome, with every fit of a fold kept in ``folder`` at once.
 
@@ -51,22 +38,12 @@ def run_contest(
         See :func:`matgraft.training.contest.contest`.
     workers : int, optional
         Processes of one thread each; default one per core.
-    ensemble : bool
-        See :func:`matgraft.training.contest.outcome`.
     """
     most = FOLDS * len(bench.candidates())
-    fits: dict[tuple[Candidate, int | None], bytes] = {}
-    with _at_work(bench, seed, folder, workers, most, "contest", fits) as (run, executor):
+    with _at_work(bench, seed, folder, workers, most, "contest") as (run, executor):
         held = contest(bench, rows, seed, run=run, groups=groups)
-        wanted = needed(held, ensemble)
-        missing = {
-            executor.submit(_refit, one, some, seed): (one, fold)
-            for one, fold, some in wanted
-            if (one, fold) not in fits
-        }
-        fits |= dict(finished(missing))
-        models: Fits = {(one, fold): pickle.loads(fits[one, fold]) for one, fold, _ in wanted}
-        return held, outcome(bench, held, seed, ensemble=ensemble, fits=models)
+        winners = {executor.submit(_refit, one, rows, seed): one for one in held.weights}
+        return held, outcome(bench, held, seed, dict(finished(winners)))
 
 
 def cross_validate(
@@ -79,21 +56,15 @@ def cross_validate(
     groups: np.ndarray | None = None,
 ) -> Contest:
     """One candidate alone on the folds of a contest, kept and resumed like :func:`run_contest`."""
-    with _at_work(bench, seed, folder, workers, FOLDS, "intervals", {}) as (run, _):
+    with _at_work(bench, seed, folder, workers, FOLDS, "intervals") as (run, _):
         return single(bench, candidate, rows, seed, run=run, groups=groups)
 
 
 @contextmanager
 def _at_work(
-    bench: Bench,
-    seed: int,
-    folder: Path,
-    workers: int | None,
-    most: int,
-    doing: str,
-    fits: dict[tuple[Candidate, int | None], bytes],
+    bench: Bench, seed: int, folder: Path, workers: int | None, most: int, doing: str
 ) -> Iterator[tuple[Runner, Executor]]:
-    """What does the fits of folds and enters networks in ``fits``, and the processes that it does them in."""
+    """What does the fits of folds in several processes, and these processes."""
     folder.mkdir(parents=True, exist_ok=True)
     workers = workers or os.cpu_count() or 1
     # Before the bench is sent to other processes: each would work them out again.
@@ -109,9 +80,7 @@ def _at_work(
                     yield work, np.asarray(json.loads(path.read_text()))
                 else:
                     pending[executor.submit(_fit, work, seed)] = work
-            for work, (values, network) in finished(pending):
-                if network is not None:
-                    fits[work.candidate, work.fold] = network
+            for work, values in finished(pending):
                 write_json(_path(folder, work), values.tolist())
                 progress.step()
                 yield work, values
@@ -132,18 +101,12 @@ def _start(bench: Bench) -> None:
     _bench = bench
 
 
-def _fit(work: Work, seed: int) -> tuple[np.ndarray, bytes | None]:
-    values, model = predicted(_bench, work, seed)
-    return values, _packed(model) if work.candidate.kind == "network" else None
+def _fit(work: Work, seed: int) -> np.ndarray:
+    return predicted(_bench, work, seed)
 
 
-def _refit(candidate: Candidate, rows: np.ndarray, seed: int) -> bytes:
-    return _packed(_bench.fit(candidate, rows, seed))
-
-
-def _packed(model: Model) -> bytes:
-    """For other processes: as they are, each tensor of a model would hold a file open there."""
-    return pickle.dumps(model)
+def _refit(candidate: Candidate, rows: np.ndarray, seed: int) -> Model:
+    return _bench.fit(candidate, rows, seed)
 
 
 def contest_table(story: dict, unit: str) -> Table:

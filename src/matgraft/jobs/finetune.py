@@ -209,7 +209,6 @@ def run_finetune(
     preset: str = "default",
     direct: bool = False,
     intervals: bool = True,
-    ensemble: bool = True,
     workers: int | None = None,
 ) -> FinetuneResult:
     """Graft, judge on structures that were held out, compare with the baselines, and write it all down.
@@ -243,9 +242,6 @@ def run_finetune(
     intervals : bool
         Also learn how far off predictions are. A contest does in any case; a single recipe is fitted five
         times more, each time without a fifth of the labels.
-    ensemble : bool
-        Of a contest: where networks win, the mean of six stands for each; without it, one, which predicts six
-        times faster.
     workers : int, optional
         Processes of the folds; default one per core.
     """
@@ -291,7 +287,6 @@ def run_finetune(
         "preset": preset,
         "direct": direct,
         "intervals": intervals,
-        "ensemble": ensemble,
     }
     out = claim(out, settings)
 
@@ -314,7 +309,7 @@ def run_finetune(
     model: Predictor
     held: Contest | None = None
     if recipe == AUTO:
-        held, model = run_contest(bench, train_rows, seed, out / "contest", workers, grouping, ensemble)
+        held, model = run_contest(bench, train_rows, seed, out / "contest", workers, grouping)
     elif chosen.recipe is not None:
         model = train(
             recipe,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,11 +31,9 @@ BAD = 1.4
 labels, on residuals) whose best cheap candidate is so much worse than that of the other kind do not start."""
 LEAST = 13
 """Labels that a contest needs, for a network needs ten of them without a fold."""
-FULL = 0.5
-"""Share of the fit to all labels in a network's place; the fits of the folds have the rest."""
 _STEPS = 20
 _BAGS = 100
-_LEAST_WEIGHT = 0.1
+_LEAST_WEIGHT = 0.05
 
 
 @dataclass(frozen=True)
@@ -47,9 +45,6 @@ class Work:
     rest: np.ndarray
     held: np.ndarray
 
-
-Fits = MutableMapping[tuple[Candidate, int | None], Model]
-"""Networks that are fitted already, by the fold that was left out; None for none."""
 
 Runner = Callable[[Sequence[Work]], Iterable[tuple[Work, np.ndarray]]]
 """Does some work, in any order, and gives the prediction per atom for what was left out of each."""
@@ -93,13 +88,7 @@ class Contest:
 
 
 def contest(
-    bench: Bench,
-    rows: np.ndarray,
-    seed: int,
-    *,
-    run: Runner | None = None,
-    groups: np.ndarray | None = None,
-    fits: Fits | None = None,
+    bench: Bench, rows: np.ndarray, seed: int, *, run: Runner | None = None, groups: np.ndarray | None = None
 ) -> Contest:
     """Cross-validate the portfolio on ``rows``: cheap candidates first, hopeless ones dropped early.
 
@@ -112,8 +101,6 @@ def contest(
         Default: one piece of work after the other, in this process.
     groups : ndarray, shape (n_structures,), optional
         Each is kept in one fold, as new structures will be of other groups.
-    fits : dict, optional
-        Filled with the networks of the folds, for :func:`outcome`; not by another ``run``.
 
     Raises
     ------
@@ -124,7 +111,7 @@ def contest(
     folds = _folds(rows, seed, None if groups is None else groups[rows])
     truth = bench.task.per_atom[rows]
     found: dict[Candidate, np.ndarray] = {}
-    runner = run or _one_by_one(bench, seed, {} if fits is None else fits)
+    runner = run or _one_by_one(bench, seed)
 
     def go(candidates: Sequence[Candidate], some: Iterable[int]) -> None:
         _cross_validate(found, candidates, rows, folds, some, runner)
@@ -165,19 +152,12 @@ def single(
     """
     folds = _folds(rows, seed, None if groups is None else groups[rows])
     found: dict[Candidate, np.ndarray] = {}
-    _cross_validate(found, [candidate], rows, folds, range(FOLDS), run or _one_by_one(bench, seed, {}))
+    _cross_validate(found, [candidate], rows, folds, range(FOLDS), run or _one_by_one(bench, seed))
     return Contest(rows, folds, found, bench.task.per_atom[rows], {candidate: 1.0})
 
 
-def _one_by_one(bench: Bench, seed: int, fits: Fits) -> Runner:
-    def run(works: Sequence[Work]) -> Iterator[tuple[Work, np.ndarray]]:
-        for work in works:
-            values, model = predicted(bench, work, seed)
-            if work.candidate.kind == "network":
-                fits[work.candidate, work.fold] = model
-            yield work, values
-
-    return run
+def _one_by_one(bench: Bench, seed: int) -> Runner:
+    return lambda works: ((work, predicted(bench, work, seed)) for work in works)
 
 
 def _cross_validate(
@@ -208,10 +188,10 @@ def require_enough(n: int) -> None:
         )
 
 
-def predicted(bench: Bench, work: Work, seed: int) -> tuple[np.ndarray, Model]:
+def predicted(bench: Bench, work: Work, seed: int) -> np.ndarray:
     """Fit a candidate without a fold and predict the fold, per atom."""
     model = bench.fit(work.candidate, work.rest, seed)
-    return bench.predicted(work.candidate, model, work.held), model
+    return bench.predicted(work.candidate, model, work.held)
 
 
 def _folds(rows: np.ndarray, seed: int, groups: np.ndarray | None) -> np.ndarray:
@@ -306,18 +286,8 @@ def _blend(predictions: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return kept
 
 
-def needed(held: Contest, ensemble: bool = True) -> list[tuple[Candidate, int | None, np.ndarray]]:
-    """Fits that :func:`outcome` is made of: candidate, the fold that is left out, rows."""
-    found: list[tuple[Candidate, int | None, np.ndarray]] = []
-    for one in held.weights:
-        found.append((one, None, held.rows))
-        if ensemble and one.kind == "network":
-            found += [(one, fold, held.rows[held.folds != fold]) for fold in range(FOLDS)]
-    return found
-
-
 def outcome(
-    bench: Bench, held: Contest, seed: int, *, ensemble: bool = True, fits: Fits | None = None
+    bench: Bench, held: Contest, seed: int, models: Mapping[Candidate, Model] | None = None
 ) -> Predictor:
     """Those that won, fitted to all labels; several as a blend.
 
@@ -325,22 +295,10 @@ def outcome(
 
     Parameters
     ----------
-    ensemble : bool
-        Where a network won, take the mean of six: fitted to all labels, and without each fold. Networks from
-        few labels scatter, and their mean is better than most of them (Breiman, Bagging predictors, 1996).
-    fits : dict, optional
-        Those that are at hand; what is missing of :func:`needed` is fitted and entered.
+    models : mapping, optional
+        Each winner fitted to all labels, if it is at hand.
     """
-    fits = {} if fits is None else fits
-    for one, fold, rows in needed(held, ensemble):
-        if (one, fold) not in fits:
-            fits[one, fold] = bench.fit(one, rows, seed)
-    members, weights = [], []
-    for one, weight in held.weights.items():
-        whole = fits[one, None]
-        parts = [_as_known_to(whole, fits[one, fold]) for fold in range(FOLDS) if (one, fold) in fits]
-        members += [whole, *parts]
-        weights += [weight * FULL, *[weight * (1 - FULL) / FOLDS] * FOLDS] if parts else [weight]
+    models = models or {candidate: bench.fit(candidate, held.rows, seed) for candidate in held.weights}
     card = {
         "recipe": "auto",
         "n_train": len(held.rows),
@@ -349,14 +307,9 @@ def outcome(
         "reference": " + ".join(sorted({str(candidate.reference) for candidate in held.weights})),
         "contest": told(bench, held),
     }
-    model = Blend.of(members, weights, card)
+    members = [models[candidate] for candidate in held.weights]
+    model = Blend.of(members, list(held.weights.values()), card)
     return model.with_intervals(calibration(bench.task, model, held))
-
-
-def _as_known_to(whole: Model, part: Model) -> Model:
-    """A part of an ensemble knows what the whole of it does: elements and distances."""
-    references = replace(part.references, assumed=whole.references.assumed)
-    return replace(part, species=whole.species, closest=whole.closest, references=references)
 
 
 def calibration(task: Task, model: Predictor, held: Contest) -> Intervals:
