@@ -95,6 +95,21 @@ def test_networks_of_a_hopeless_source_or_reference_do_not_start():
     assert {one.reference for one in starters} == {"labels"}
 
 
+def test_long_training_waits_for_more_labels(bench, monkeypatch):
+    everyone = replace(bench, portfolio=PORTFOLIO)
+    monkeypatch.setattr(
+        module, "_starters", lambda everyone, cheap: [one for one in everyone if one not in cheap]
+    )
+
+    def names(n):
+        return {one.name for one in contest(everyone, np.arange(n), 0, run=nothing).predictions}
+
+    def nothing(works):
+        return ((work, np.zeros(len(work.held))) for work in works)
+
+    assert {one.name for one in PORTFOLIO} - names(48) == {"tl1-residual-long", "tl1-labels-long"}
+
+
 @pytest.mark.parametrize(("with_source", "starts"), [(0.7, False), (0.9, True), (1.1, True)])
 def test_direct_training_starts_where_no_source_helps(with_source, starts):
     everyone = [replace(one, source=0) if one.needs_source else one for one in PORTFOLIO]

@@ -18,7 +18,17 @@ from matgraft.jobs.pool import finished, pool
 from matgraft.models.model import Model
 from matgraft.models.predictor import Predictor
 from matgraft.progress import Progress
-from matgraft.training.contest import FOLDS, Contest, Runner, Work, contest, outcome, predicted, single
+from matgraft.training.contest import (
+    FOLDS,
+    Contest,
+    Runner,
+    Work,
+    contest,
+    entrants,
+    outcome,
+    predicted,
+    single,
+)
 from matgraft.training.portfolio import Bench, Candidate
 
 
@@ -39,7 +49,7 @@ def run_contest(
     workers : int, optional
         Processes of one thread each; default one per core.
     """
-    most = FOLDS * len(bench.candidates())
+    most = FOLDS * len(entrants(bench, len(rows)))
     with _at_work(bench, seed, folder, workers, most, "contest") as (run, executor):
         held = contest(bench, rows, seed, run=run, groups=groups)
         winners = {executor.submit(_refit, one, rows, seed): one for one in held.weights}

@@ -119,7 +119,7 @@ def contest(
     def errors(candidate: Candidate) -> np.ndarray:
         return np.abs(found[candidate] - truth)
 
-    everyone = bench.candidates()
+    everyone = entrants(bench, len(rows))
     cheap = [one for one in everyone if one.kind != "network"]
     go(cheap, range(FOLDS))
     racing = _starters(everyone, {one: float(errors(one).mean()) for one in cheap})
@@ -177,6 +177,11 @@ def _cross_validate(
     ]
     for work, values in run(works):
         found.setdefault(work.candidate, np.full(len(rows), np.nan))[folds == work.fold] = values
+
+
+def entrants(bench: Bench, n: int) -> list[Candidate]:
+    """Who takes part in a contest on ``n`` labels."""
+    return [one for one in bench.candidates() if one.least <= n]
 
 
 def require_enough(n: int) -> None:

@@ -18,6 +18,8 @@ from matgraft.training.recipe import DIRECT, FINETUNE, Recipe
 COLD = FINETUNE
 HOT = FINETUNE.changed(epochs=20, rate=5e-4)
 LONG = FINETUNE.changed(epochs=40, rate=5e-4)
+MANY = 160
+"""Labels from which on twice the epochs may pay."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Candidate:
     recipe : Recipe, optional
     source : int, optional
         Which of the sources it starts from; None for none.
+    least : int
+        Labels that it takes part in a contest from: with fewer it gains nothing over a shorter one.
     """
 
     name: str
@@ -48,14 +52,15 @@ class Candidate:
     scheme: str = ""
     recipe: Recipe | None = None
     source: int | None = None
+    least: int = 0
 
     @property
     def needs_source(self) -> bool:
         return self.reference == "residual" or self.kind == "process" or self.scheme not in ("", "direct")
 
 
-def _network(name: str, words: str, scheme: str, reference: str, recipe: Recipe) -> Candidate:
-    return Candidate(name, words, "network", reference, scheme, recipe)  # type: ignore[arg-type]
+def _network(name: str, words: str, scheme: str, reference: str, recipe: Recipe, least: int = 0) -> Candidate:
+    return Candidate(name, words, "network", reference, scheme, recipe, least=least)  # type: ignore[arg-type]
 
 
 PORTFOLIO = (
@@ -68,10 +73,12 @@ PORTFOLIO = (
     _network("tl3-residual", "the source's output layers go on learning", "tl3", "residual", HOT),
     _network("tl1-residual", "the source goes on learning, gently", "tl1", "residual", COLD),
     _network("tl1-residual-hot", "the source goes on learning", "tl1", "residual", HOT),
-    _network("tl1-residual-long", "the source goes on learning, for long", "tl1", "residual", LONG),
+    _network("tl1-residual-long", "the source goes on learning, for long", "tl1", "residual", LONG, MANY),
     _network("staged-residual", "the source goes on learning, from the top down", "staged", "residual", HOT),
     _network("tl1-labels-hot", "the source's weights on another scale", "tl1", "labels", HOT),
-    _network("tl1-labels-long", "the source's weights on another scale, for long", "tl1", "labels", LONG),
+    _network(
+        "tl1-labels-long", "the source's weights on another scale, for long", "tl1", "labels", LONG, MANY
+    ),
     _network("direct", "a network from random weights, without the source", "direct", "labels", DIRECT),
 )
 """From the cheapest to the most costly. TL2 is not among them: it cannot be told from TL1 (results/paper)."""
