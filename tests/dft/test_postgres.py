@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import tempfile
 import threading
 import time
@@ -17,7 +16,7 @@ import pytest
 from ase.build import bulk
 from ase.db import connect
 from dft.conftest import TOY, FakeEngine, calculation, result, silicon, strained, truth
-from dft.test_store import check, ghost
+from dft.test_store import check, ghost, kill_until_done, labeller
 
 from matgraft.data import Dataset
 from matgraft.data.writers import write
@@ -75,16 +74,6 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def url(server) -> str:
     return server.new()
-
-
-def labeller(url: str, n: int, engine: FakeEngine) -> int:
-    """A process that labels; its number."""
-    child = os.fork()
-    if child == 0:
-        os.close(2)
-        label(strained(n), url, TOY, engine, workers=2)  # type: ignore[arg-type]
-        os._exit(0)
-    return child
 
 
 def test_labels_are_those_of_a_file(tmp_path, url):
@@ -159,16 +148,8 @@ def test_two_labellers_share_the_work(url):
 
 
 def test_processes_killed_at_random_moments(url, rng):
-    n, kills = 12, 0
-    while True:
-        child = labeller(url, n, FakeEngine(seconds=0.02))
-        time.sleep(float(rng.uniform(0.0, 0.3 + 0.02 * kills)))
-        os.kill(child, signal.SIGKILL)
-        _, state = os.waitpid(child, 0)
-        if not os.WIFSIGNALED(state):
-            break
-        kills += 1
-    assert kills > 3
+    n = 12
+    assert kill_until_done(url, n, rng, 0.02) > 3
     check(url, n)
 
 

@@ -107,24 +107,36 @@ def test_two_thousand_kills_between_any_two_steps(tmp_path, rng, monkeypatch):
     assert round_ >= 2000
 
 
-@pytest.mark.slow
-def test_processes_killed_at_random_moments(tmp_path, rng):
-    place, n, kills = tmp_path / "labels.db", 40, 0
-    engine = FakeEngine(seconds=0.02)
+def labeller(place, n: int, engine: FakeEngine) -> int:
+    """A process that labels; its number."""
+    child = os.fork()
+    if child == 0:
+        os.close(2)
+        label(strained(n), place, TOY, engine, workers=2)  # type: ignore[arg-type]
+        os._exit(0)
+    return child
+
+
+def kill_until_done(place, n: int, rng, longer: float) -> int:
+    """Kill labellers at random moments until one gets to the end; how many died.
+
+    Each may run longer than the one before, by so many seconds: a slow machine gets to the end, too.
+    """
+    kills = 0
     while True:
-        child = os.fork()
-        if child == 0:
-            os.close(2)
-            label(strained(n), place, TOY, engine, workers=2)  # type: ignore[arg-type]
-            os._exit(0)
-        # Later and later, so that a slow machine gets to the end, too.
-        time.sleep(float(rng.uniform(0.0, 0.3 + 0.1 * kills)))
+        child = labeller(place, n, FakeEngine(seconds=0.02))
+        time.sleep(float(rng.uniform(0.0, 0.3 + longer * kills)))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):
-            break
+            return kills
         kills += 1
-    assert kills > 3
+
+
+@pytest.mark.slow
+def test_processes_killed_at_random_moments(tmp_path, rng):
+    place, n = tmp_path / "labels.db", 40
+    assert kill_until_done(place, n, rng, 0.1) > 3
     check(place, n)
 
 

@@ -217,7 +217,7 @@ def _folds(rows: np.ndarray, seed: int, groups: np.ndarray | None) -> np.ndarray
 def _starters(everyone: Sequence[Candidate], cheap: dict[Candidate, float]) -> list[Candidate]:
     """Networks that are worth training, by what the cheap candidates of their source achieved."""
 
-    def best(source: int, residual: bool | None = None) -> float:
+    def best(source: int | None, residual: bool | None = None) -> float:
         chosen = (
             error
             for one, error in cheap.items()
@@ -227,11 +227,9 @@ def _starters(everyone: Sequence[Candidate], cheap: dict[Candidate, float]) -> l
 
     least = min((best(one.source) for one in everyone if one.source is not None), default=np.inf)
 
-    alone = min((error for one, error in cheap.items() if one.source is None), default=np.inf)
-
     def starts(one: Candidate) -> bool:
         if one.source is None:
-            return least > USELESS * alone
+            return least > USELESS * best(None)
         of_source = best(one.source)
         of_kind = best(one.source, one.reference == "residual")
         return of_source <= RIVAL * least and of_kind <= BAD * of_source

@@ -19,6 +19,7 @@ from scipy.linalg import cholesky, solve_triangular
 
 from matgraft.models.elements import likeness
 from matgraft.models.references import HUBER, References
+from matgraft.training.descent import descended
 
 _LEVELS = (0.0, 1e6)
 _SMOOTH = (0.0, 1.0, 1e1, 1e2, 1e3, 1e4)
@@ -85,7 +86,7 @@ def fit_elements(
 
 
 class _Search:
-    """Coordinate descent over a grid of priors."""
+    """For the best of a grid of priors."""
 
     def __init__(self, fractions: np.ndarray, values: np.ndarray, present: np.ndarray, loose: np.ndarray):
         self.fractions, self.values, self.present = fractions, values, present
@@ -99,20 +100,10 @@ class _Search:
         )
         return together if self.error(together) < (1 - _GAIN) * self.error(alone) else alone
 
-    def _descended(self, at: At, smooth: bool) -> At:
+    def _descended(self, start: At, smooth: bool) -> At:
         sizes = (len(_LEVELS), len(_SMOOTH) if smooth else 1, len(_OWN))
-        at = cast(At, tuple(min(k, size - 1) for k, size in zip(at, sizes, strict=True)))
-        while True:
-            before = at
-            for axis, size in enumerate(sizes):
-                for step in (1, -1):
-                    while 0 <= at[axis] + step < size:
-                        further = cast(At, (*at[:axis], at[axis] + step, *at[axis + 1 :]))
-                        if self.error(further) >= self.error(at):
-                            break
-                        at = further
-            if at == before:
-                return at
+        inside = [min(k, size - 1) for k, size in zip(start, sizes, strict=True)]
+        return cast(At, descended(self.error, inside, sizes))
 
     def _error(self, at: At) -> float:
         covariance = _covariance(at)[np.ix_(self.present, self.present)] + self.loose

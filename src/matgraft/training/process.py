@@ -19,6 +19,7 @@ from scipy.spatial.distance import cdist
 from matgraft.models.elements import likeness
 from matgraft.models.process import GaussianProcess, matern
 from matgraft.models.references import HUBER, References
+from matgraft.training.descent import descended
 
 _ITERATIONS = 5
 _ELEMENTS = 10.0 ** np.arange(-3, 8)
@@ -72,7 +73,7 @@ def fit_process(
 
 
 class _Search:
-    """Coordinate descent over a grid of kernels."""
+    """For the best of a grid of kernels."""
 
     def __init__(self, linear: np.ndarray, distances: np.ndarray, values: np.ndarray):
         self.linear, self.distances, self.values = linear, distances, values
@@ -80,23 +81,12 @@ class _Search:
 
     def best(self) -> tuple[float, float, float]:
         grids = (_ELEMENTS, _FEATURES, _LENGTHS)
-        found = min((self._descended(start, grids) for start in _STARTS), key=lambda at: self.error(*at))
+        sizes = [len(grid) for grid in grids]
+        found = min((descended(self.error, start, sizes) for start in _STARTS), key=self.error)
         return cast(tuple[float, float, float], tuple(float(g[k]) for g, k in zip(grids, found, strict=True)))
 
-    def _descended(self, at: tuple[int, ...], grids: tuple[np.ndarray, ...]) -> tuple[int, ...]:
-        while True:
-            before = at
-            for axis, grid in enumerate(grids):
-                for step in (1, -1):
-                    while 0 <= at[axis] + step < len(grid):
-                        further = (*at[:axis], at[axis] + step, *at[axis + 1 :])
-                        if self.error(*further) >= self.error(*at):
-                            break
-                        at = further
-            if at == before:
-                return at
-
-    def _error(self, elements: int, smooth: int, length: int) -> float:
+    def _error(self, at: tuple[int, ...]) -> float:
+        elements, smooth, length = at
         kernel = _FEATURES[smooth] * matern(self.distances / _LENGTHS[length])
         _, left_out = _robust(_ELEMENTS[elements] * self.linear + kernel, self.values)
         return float(np.abs(left_out).mean())
