@@ -95,7 +95,7 @@ def test_networks_of_a_hopeless_source_or_reference_do_not_start():
     assert {one.reference for one in starters} == {"labels"}
 
 
-def test_long_training_waits_for_more_labels(bench, monkeypatch):
+def test_long_and_hot_training_waits_for_more_labels(bench, monkeypatch):
     everyone = replace(bench, portfolio=PORTFOLIO)
     monkeypatch.setattr(
         module, "_starters", lambda everyone, cheap: [one for one in everyone if one not in cheap]
@@ -107,7 +107,8 @@ def test_long_training_waits_for_more_labels(bench, monkeypatch):
     def nothing(works):
         return ((work, np.zeros(len(work.held))) for work in works)
 
-    assert {one.name for one in PORTFOLIO} - names(48) == {"tl1-residual-long", "tl1-labels-long"}
+    waiting = {"tl1-residual-hot", "tl1-residual-long", "staged-residual", "tl1-labels-long"}
+    assert {one.name for one in PORTFOLIO} - names(48) == waiting
 
 
 @pytest.mark.parametrize(("with_source", "starts"), [(0.7, False), (0.9, True), (1.1, True)])

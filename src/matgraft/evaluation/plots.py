@@ -36,13 +36,12 @@ from matgraft.evaluation.style import (
     mixed,
     nth_colour,
     padded,
-    per_atom_scale,
     percent,
     plain,
     size_ticks,
     with_unit,
 )
-from matgraft.evaluation.tables import number
+from matgraft.evaluation.tables import number, per_atom_scale
 
 _CROWD = 1500
 HALO = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}

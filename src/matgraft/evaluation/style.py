@@ -100,11 +100,6 @@ def figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
             temporary.unlink(missing_ok=True)
 
 
-def per_atom_scale(unit: str) -> tuple[float, str]:
-    """Factor and unit in which errors per atom of a label are shown: energies in meV/atom."""
-    return (1e3, "meV/atom") if unit.startswith("eV") else (1.0, unit)
-
-
 def nth_colour(i: int) -> str:
     return COLOURS[i % len(COLOURS)]
 

@@ -21,6 +21,11 @@ _NUMERIC = re.compile(r"[-+±<>≤≥~≈]?\s*(\d[\d,]*\.?\d*|\.\d+|nan|inf)(\b|
 _MARKDOWN = re.compile(r"([\\|*_`<>\[\]])")
 
 
+def per_atom_scale(unit: str) -> tuple[float, str]:
+    """Factor and unit in which errors per atom of a label are shown: energies in meV/atom."""
+    return (1e3, "meV/atom") if unit.startswith("eV") else (1.0, unit)
+
+
 def number(value: float | np.floating | np.integer, digits: int = 3) -> str:
     """A number for readers: ``digits`` significant digits, as plain decimals wherever that is readable.
 

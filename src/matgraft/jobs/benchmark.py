@@ -19,8 +19,8 @@ from matgraft.errors import InputError
 from matgraft.evaluation.metrics import errors
 from matgraft.evaluation.plots import learning_curves
 from matgraft.evaluation.protocol import Subset, learning_curve_subsets
-from matgraft.evaluation.style import per_atom_scale, with_unit
-from matgraft.evaluation.tables import Table, spread
+from matgraft.evaluation.style import with_unit
+from matgraft.evaluation.tables import Table, per_atom_scale, spread
 from matgraft.jobs.finetune import (
     AUTO,
     TITLES,

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from matgraft.evaluation.style import per_atom_scale
-from matgraft.evaluation.tables import Table, number
+from matgraft.evaluation.tables import Table, number, per_atom_scale
 from matgraft.jobs.folder import write_json
 from matgraft.jobs.pool import finished, pool
 from matgraft.models.model import Model

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any
 
 import torch
+
+from matgraft.errors import LostWorker
 
 
 @contextmanager
@@ -23,20 +29,36 @@ def pool(workers: int, start: Callable[..., None], *arguments: object) -> Iterat
     workers : int
     start : callable
         Of a module, since processes import it anew.
+
+    Raises
+    ------
+    LostWorker
+        A process ended before its work was done.
     """
     # Children import the libraries anew and must not bring a thread per core each.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with ProcessPoolExecutor(
-        max_workers=workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start,
-        initargs=(start, arguments),
-    ) as executor:
-        try:
-            yield executor
-        except BaseException:
-            executor.shutdown(wait=False, cancel_futures=True)
-            raise
+    # Through a file, for a pipe makes the parent wait until a child has imported all it needs, one after the
+    # other, and for ever if a child dies meanwhile.
+    with tempfile.TemporaryDirectory(prefix="matgraft-pool-") as folder:
+        order = Path(folder) / "order"
+        order.write_bytes(pickle.dumps((start, arguments)))
+        with ProcessPoolExecutor(
+            max_workers=workers,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start,
+            initargs=(order,),
+        ) as executor:
+            try:
+                yield executor
+            except BrokenProcessPool as broken:
+                raise LostWorker(
+                    "a process ended before its work was done: killed, out of memory, or started by a script "
+                    'that makes its calls without if __name__ == "__main__". Repeat the call: what was done '
+                    "is kept."
+                ) from broken
+            except BaseException:
+                executor.shutdown(wait=False, cancel_futures=True)
+                raise
 
 
 def finished(pending: dict[Future, Any]) -> Iterable[tuple[Any, Any]]:
@@ -45,9 +67,10 @@ def finished(pending: dict[Future, Any]) -> Iterable[tuple[Any, Any]]:
         yield pending.pop(future), future.result()
 
 
-def _start(start: Callable[..., None], arguments: tuple) -> None:
+def _start(order: Path) -> None:
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    start, arguments = pickle.loads(order.read_bytes())
     start(*arguments)
 
 

@@ -173,10 +173,15 @@ class SchNet(nn.Module):
     def forward(self, graph: Batch) -> torch.Tensor:
         """Prediction for each structure, shape (n_structures,), or (n_structures, outputs) of several."""
         if fusible(self, graph):
-            values = fused_schnet(self, graph, self.knots(graph))
-        else:
-            *_, x = self.representations(graph)
-            values = self.pool(self.output(x), graph)
+            return self._squeezed(fused_schnet(self, graph, self.knots(graph)))
+        *_, x = self.representations(graph)
+        return self.read_out(x, graph)
+
+    def read_out(self, x: torch.Tensor, graph: Batch) -> torch.Tensor:
+        """Prediction from the features of each node after the last interaction, (n_nodes, features)."""
+        return self._squeezed(self.pool(self.output(x), graph))
+
+    def _squeezed(self, values: torch.Tensor) -> torch.Tensor:
         return values[:, 0] if self.arch.outputs == 1 else values
 
     def head(self, k: int) -> SchNet:

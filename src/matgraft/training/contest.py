@@ -19,7 +19,7 @@ from matgraft.training.portfolio import Bench, Candidate
 FOLDS = 5
 ROUNDS = ((0,), (1,), (2, 3, 4))
 """Folds that networks do before the hopeless ones are dropped."""
-RIVAL = 1.15
+RIVAL = 1.05
 """Networks start from a source whose best cheap candidate is within this factor of the best of all."""
 USELESS = 0.8
 """A network from random weights starts only where no cheap candidate with a source is better than references

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from matgraft.errors import InputError, LostWorker
-from matgraft.graphs import Graphs
+from matgraft.graphs import Batch, Graphs
 from matgraft.models.model import run_network
 from matgraft.models.schnet import SchNet
 from matgraft.training.distributed import ALONE, Workers
@@ -173,6 +173,8 @@ class _Run:
         self.where = np.zeros(len(train.graphs), dtype=np.int64)
         self.where[train.rows] = np.arange(len(train.rows))
         self.pairs = np.diff(train.graphs.pair_offsets)
+        below = any(not name.startswith("output.") for name in self.moving)
+        self.kept: dict[int, torch.Tensor] | None = None if below or recipe.jitter else {}
 
     def epoch(self, state: _State) -> float:
         recipe = self.recipe
@@ -217,9 +219,21 @@ class _Run:
         if self.recipe.jitter:
             noise = self._noise(self.pairs[rows], share, epoch, step)
             graph = graph.jittered(self.recipe.jitter * noise, self.network.arch.cutoff)
-        loss = self._loss(self.network(graph), self.targets[self.where[mine]]) * (len(mine) / len(rows))
+        loss = self._loss(self._output(graph, mine), self.targets[self.where[mine]]) * (len(mine) / len(rows))
         loss.backward()
         return loss.detach()
+
+    def _output(self, graph: Batch, rows: np.ndarray) -> torch.Tensor:
+        """The network's output; where only its output layers move, the rest is run once per structure."""
+        kept = self.kept
+        if kept is None:
+            return self.network(graph)
+        if not all(row in kept for row in rows):
+            with torch.no_grad():
+                *_, x = self.network.representations(graph)
+            nodes = torch.bincount(graph.structure, minlength=len(rows)).tolist()
+            kept.update(zip(rows, x.split(nodes), strict=True))
+        return self.network.read_out(torch.cat([kept[row] for row in rows]), graph)
 
     def _noise(self, pairs: np.ndarray, share: slice, epoch: int, step: int) -> torch.Tensor:
         """Normal random numbers for my pairs: the same in a continued run, and with any number of workers."""

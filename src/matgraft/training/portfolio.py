@@ -19,7 +19,7 @@ COLD = FINETUNE
 HOT = FINETUNE.changed(epochs=20, rate=5e-4)
 LONG = FINETUNE.changed(epochs=40, rate=5e-4)
 MANY = 160
-"""Labels from which on twice the epochs may pay."""
+"""Labels from which on training at a high rate, and for long, may pay. With fewer it fits their accidents."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,11 @@ PORTFOLIO = (
     ),
     _network("tl3-residual", "the source's output layers go on learning", "tl3", "residual", HOT),
     _network("tl1-residual", "the source goes on learning, gently", "tl1", "residual", COLD),
-    _network("tl1-residual-hot", "the source goes on learning", "tl1", "residual", HOT),
+    _network("tl1-residual-hot", "the source goes on learning", "tl1", "residual", HOT, MANY),
     _network("tl1-residual-long", "the source goes on learning, for long", "tl1", "residual", LONG, MANY),
-    _network("staged-residual", "the source goes on learning, from the top down", "staged", "residual", HOT),
+    _network(
+        "staged-residual", "the source goes on learning, from the top down", "staged", "residual", HOT, MANY
+    ),
     _network("tl1-labels-hot", "the source's weights on another scale", "tl1", "labels", HOT),
     _network(
         "tl1-labels-long", "the source's weights on another scale, for long", "tl1", "labels", LONG, MANY

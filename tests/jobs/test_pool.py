@@ -1,0 +1,65 @@
+"""Processes that die are named, and nobody waits for them for ever."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from matgraft.errors import LostWorker
+from matgraft.jobs.pool import finished, pool
+
+LARGE = np.arange(1_000_000)
+"""More than a pipe holds."""
+
+SCRIPT = """
+import numpy as np
+from matgraft.jobs.pool import pool
+
+with pool(2, print, np.arange(1_000_000)) as executor:
+    executor.submit(abs, -1).result()
+"""
+
+_given: np.ndarray
+
+
+def _take(values: np.ndarray) -> None:
+    global _given
+    _given = values
+
+
+def _total() -> int:
+    return int(_given.sum())
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_processes_get_the_arguments(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pool(2, _take, LARGE) as executor:
+        futures = {executor.submit(_total): k for k in range(4)}
+        assert dict(finished(futures)) == dict.fromkeys(range(4), int(LARGE.sum()))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_process_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(LostWorker, match="killed, out of memory"), pool(1, _take, LARGE) as executor:
+        executor.submit(_die).result()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_script_that_starts_itself_in_its_processes_is_told_so(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 1
+    assert 'without if __name__ == "__main__"' in done.stderr.splitlines()[-1], done.stderr
