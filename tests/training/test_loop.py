@@ -119,7 +119,7 @@ def test_staged_unfreezing_and_layer_rates(samples):
 
 
 def test_output_layers_alone_are_trained_as_if_the_rest_ran_each_time(samples, monkeypatch):
-    """Where nothing below the output layers moves, that part runs once; a rate of 1e-30 is too small to see."""
+    """Where nothing below the output layers moves, the rest runs once; a rate of 1e-30 moves nothing."""
     tiny = Scheme(name="tiny", rates=(Rate(parameters="output"), Rate(parameters="embedding", factor=1e-30)))
     slow = network()
     history = fit(slow, samples[0], None, RECIPE, tiny)
