@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ase.build import bulk
@@ -9,10 +12,12 @@ from small import SMALL, seeded
 
 from matgraft.data import Dataset, Label
 from matgraft.errors import InputError
+from matgraft.graphs import build_graphs
 from matgraft.models.blend import Blend
 from matgraft.models.files import load_model, load_source
 from matgraft.models.model import CARD, Model
 from matgraft.models.references import References
+from matgraft.training.process import fit_process
 
 WEIGHTS = (0.75, 0.25)
 
@@ -47,6 +52,34 @@ def test_predictions_forces_and_stress_are_means(blend, members, crystals):
     atoms = some.atoms(0)
     atoms.calc = blend.calculator()
     assert atoms.get_potential_energy() == pytest.approx(found.energies[0], abs=1e-4)
+
+
+@pytest.mark.parametrize("spacing", [0.01, None])
+def test_members_of_one_network_run_it_once(members, crystals, monkeypatch, spacing):
+    source, other = members
+    source.network.spacing = spacing
+    graphs = build_graphs(crystals, source.cutoff)
+    composition, features = crystals.composition(), source.features(graphs)
+    shift, process = fit_process(composition, features[:, 0], features)
+    same = [
+        replace(source, network=copy.deepcopy(source.network), scale=0.0),
+        replace(source, network=copy.deepcopy(source.network), scale=0.0, process=process),
+        replace(source, references=source.references + shift),
+    ]
+    weights = (0.1, 0.2, 0.3, 0.4)
+    blend = Blend.of([*same, other], weights, {})
+    expected = sum(
+        w * one.per_atom(composition, graphs) for w, one in zip(weights, [*same, other], strict=True)
+    )
+    runs = []
+    run = Model.run
+    monkeypatch.setattr(Model, "run", lambda *args, **kwargs: runs.append(args[0]) or run(*args, **kwargs))
+    np.testing.assert_allclose(blend.per_atom(composition, graphs), expected, rtol=1e-6)
+    assert len(runs) == 2
+    values, found = blend.with_features(composition, graphs)
+    np.testing.assert_allclose(values, expected, rtol=1e-6)
+    np.testing.assert_array_equal(found, other.features(graphs))
+    assert len(runs) == 4
 
 
 def test_an_element_is_known_if_all_members_know_it(blend):

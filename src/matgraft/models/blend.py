@@ -80,19 +80,42 @@ class Blend(Predictor):
         return np.max(known, axis=0) if len(known) == len(self.members) else None
 
     def per_atom(self, composition: np.ndarray, graphs: Graphs) -> np.ndarray:
-        return self._mean([member.per_atom(composition, graphs) for member in self.members])
+        return self._said(composition, graphs, features_of=None)[0]
 
     def features(self, graphs: Graphs) -> np.ndarray:
         """Those of the member with the greatest weight."""
         return self.members[self._first].features(graphs)
 
     def with_features(self, composition: np.ndarray, graphs: Graphs) -> tuple[np.ndarray, np.ndarray]:
-        values = [
-            None if k == self._first else member.per_atom(composition, graphs)
-            for k, member in enumerate(self.members)
-        ]
-        values[self._first], features = self.members[self._first].with_features(composition, graphs)
-        return self._mean(values), features
+        return self._said(composition, graphs, features_of=self._first)
+
+    def _said(
+        self, composition: np.ndarray, graphs: Graphs, features_of: int | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The mean, and the features of one member; members of one network run it once."""
+        values, kept = np.zeros(len(graphs)), np.zeros((len(graphs), 0))
+        for alike in self._alike:
+            # One that has a use for all that the others need, and so runs it.
+            runner = max(
+                (self.members[k] for k in alike), key=lambda one: (one.process is not None, one.scale)
+            )
+            outputs, features = runner.run(graphs, features=features_of in alike)
+            if features_of in alike:
+                kept = features
+            for k in alike:
+                values += self.weights[k] * self.members[k].said(composition, outputs, features)
+        return values, kept
+
+    @cached_property
+    def _alike(self) -> list[list[int]]:
+        """Members by network."""
+        found: dict[str, list[int]] = {}
+        for k, member in enumerate(self.members):
+            digest = hashlib.sha256(repr((member.network.arch, member.network.spacing)).encode())
+            for tensor in member.network.state_dict().values():
+                digest.update(tensor.cpu().numpy().tobytes())
+            found.setdefault(digest.hexdigest(), []).append(k)
+        return list(found.values())
 
     @property
     def _first(self) -> int:

@@ -72,25 +72,34 @@ class Model(Predictor):
 
     def per_atom(self, composition: np.ndarray, graphs: Graphs) -> np.ndarray:
         """References plus network, per atom, for structures of these compositions and graphs; (n,)."""
-        if self.process is not None:
-            return self.with_features(composition, graphs)[0]
-        values = self.references.per_atom(composition)
-        if self.scale:
-            values += self.scale * (
-                self.compiled.outputs(graphs, np.arange(len(graphs)))[:, 0]
-                if self.compiled is not None
-                else run_network(self.network, graphs)
-            )
-        return values
+        return self.said(composition, *self.run(graphs, features=False))
 
     def with_features(self, composition: np.ndarray, graphs: Graphs) -> tuple[np.ndarray, np.ndarray]:
-        if self.compiled is not None:
-            outputs, features = self.compiled.both(graphs, np.arange(len(graphs)))
-            outputs = outputs[:, 0]
+        outputs, features = self.run(graphs, features=True)
+        return self.said(composition, outputs, features), features
+
+    def run(self, graphs: Graphs, features: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Outputs of the network, shape (n,), and its features, shape (n, interactions * features).
+
+        Each is empty where this model makes no use of it, but for features that are asked for.
+        """
+        features = features or self.process is not None
+        if not features and not self.scale:
+            return np.zeros(len(graphs)), np.zeros((len(graphs), 0))
+        if self.compiled is None:
+            outputs = run_network(self.network, graphs)
+            return outputs, self.features(graphs) if features else np.zeros((len(graphs), 0))
+        rows = np.arange(len(graphs))
+        if features:
+            outputs, found = self.compiled.both(graphs, rows)
         else:
-            outputs, features = run_network(self.network, graphs), self.features(graphs)
+            outputs, found = self.compiled.outputs(graphs, rows), np.zeros((len(graphs), 0))
+        return outputs[:, 0], found
+
+    def said(self, composition: np.ndarray, outputs: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """What this model makes of its network's :meth:`run`: values per atom, shape (n,)."""
         values = self.references.per_atom(composition) + self.scale * outputs
-        return (values if self.process is None else values + self.process(features)), features
+        return values if self.process is None else values + self.process(features)
 
     def features(self, graphs: Graphs) -> np.ndarray:
         """Pooled features of the network after each interaction, shape (n, interactions * features)."""
