@@ -23,6 +23,7 @@ from matgraft.dft.store import Store
 from matgraft.evaluation.style import figure, legend, marks, nth_colour
 from matgraft.jobs.folder import versions, write_json
 from matgraft.jobs.label import label
+from matgraft.jobs.labels import write_traces
 
 # Lattice constants measured at room temperature, rounded; those of fluorite TiO2 and SiO2 are calculated ones
 # (Bosoni et al., 2024). VO was taken out: its ferromagnetic state does not converge on coarse grids.
@@ -100,6 +101,7 @@ def main() -> None:
     out = Path(options.out)
     write_json(out, {"crystals": content, "versions": versions()})
     draw(out.with_suffix(".png"), {"crystals": content})
+    write_traces(dataset, options.store, PROTOCOLS["moderate"], out.parent / "loops")
 
 
 if __name__ == "__main__":
