@@ -166,6 +166,18 @@ def test_retry_keeps_an_antiferromagnetic_start(matgraft, folder):
     assert entry.atoms.get_initial_magnetic_moments().tolist() == [4, 0, -4, 0]
 
 
+def test_moments_of_a_file_start_the_calculation_and_come_back(matgraft, folder):
+    silicon = bulk("Si", a=5.43)
+    silicon.set_initial_magnetic_moments([0.5, -0.5])
+    write(folder / "both.extxyz", [silicon, bulk("Si", a=5.43)])
+    matgraft("label", "both.extxyz", "--protocol", "quick.json")
+    starts = [entry.atoms.get_initial_magnetic_moments().tolist() for entry in Store("labels.db").entries()]
+    assert sorted(starts) == [[0, 0], [0.5, -0.5]]
+    matgraft("label", "export", "labels.db", "labels.extxyz")
+    again = matgraft("label", "labels.extxyz", "--protocol", "quick.json")
+    assert "2 labels (0 of them new), 0 failures" in again.out
+
+
 def test_export_writes_labels_and_a_card(mixed, matgraft, folder):
     result = matgraft("label", "export", "labels.db", "out/labels.extxyz")
     assert result.code == 0, result.err

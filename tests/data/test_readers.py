@@ -317,6 +317,18 @@ def test_truncated_database(dataset, tmp_path):
     refused(tmp_path / "a.db", "a.db: cannot be read as ASE database")
 
 
+def test_moments_of_pymatgen(salts, tmp_path):
+    """Numbers, its own objects, and objects with a direction."""
+    given = ([2.0, {"@class": "Magmom", "moment": -2.0}], [None, 1.5], [1.0, {"moment": [0.0, 1.0, 0.0]}])
+    structures = []
+    for moments in given:
+        structures.append(as_dict(salts[2]))
+        for site, moment in zip(structures[-1]["sites"], moments, strict=True):
+            site["properties"] = {"magmom": moment}
+    (tmp_path / "set.json").write_text(json.dumps(structures))
+    assert read(tmp_path / "set.json").moments.tolist() == [2.0, -2.0, 0.0, 1.5, 0.0, 0.0]
+
+
 @pytest.mark.parametrize(
     ("arrange", "ids"),
     [

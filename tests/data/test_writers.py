@@ -54,6 +54,31 @@ def test_partial_periodicity_survives(dataset, tmp_path, name):
     assert_equal(read(tmp_path / name), ds)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_magnetic_moments_survive(dataset, tmp_path, name):
+    up_and_down = dataset.atoms(2)
+    up_and_down.set_initial_magnetic_moments([2.5, -2.5])
+    ds = Dataset.concatenate([dataset[:2], Dataset.from_atoms([up_and_down], ["both ways"])])[[2, 0]]
+    assert ds.atoms(0).get_initial_magnetic_moments().tolist() == [2.5, -2.5]
+    assert not ds.atoms(1).has("initial_magmoms")
+    write(ds, tmp_path / name)
+    again = read(tmp_path / name)
+    assert again.moments.tolist() == ds.moments.tolist()
+    assert again[[1]].content_hash() == dataset[[0]].content_hash()
+    if name.endswith("xyz"):
+        foreign = ase.io.read(tmp_path / name, index=0)
+        assert foreign.get_initial_magnetic_moments().tolist() == [2.5, -2.5]
+        ase.io.write(tmp_path / "foreign.extxyz", foreign)
+        assert read(tmp_path / "foreign.extxyz").moments.tolist() == [2.5, -2.5]
+
+
+def test_moments_with_a_direction_are_left_out_with_a_word(dataset, caplog):
+    atoms = dataset.atoms(0)
+    atoms.set_initial_magnetic_moments([[0, 0, 1], [0, 1, 0]])
+    assert Dataset.from_atoms([atoms, dataset.atoms(1)], ["tilted", "plain"]).moments is None
+    assert "1 structures, first tilted, have a direction" in caplog.text
+
+
 def test_ase_reads_the_extended_xyz(dataset, tmp_path):
     write(dataset, tmp_path / "out.xyz")
     frames = ase.io.read(tmp_path / "out.xyz", index=":")

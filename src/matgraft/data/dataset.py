@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from ase.data import chemical_symbols
 from numpy.typing import ArrayLike
 
 from matgraft.errors import InputError
+
+log = logging.getLogger(__name__)
 
 LabelKind = Literal["cell", "atom", "intensive"]
 
@@ -91,6 +94,8 @@ class Dataset:
         Anything else that is known per structure (groups, flags, provenance).
     source : str
         Where the structures were read from; used in messages only.
+    moments : ndarray of float64, shape (N,), optional
+        Magnetic moments that a calculation is to start from, in Bohr magnetons; None if no structure has any.
     """
 
     ids: np.ndarray
@@ -103,6 +108,7 @@ class Dataset:
     specs: dict[str, Label] = field(default_factory=dict)
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     source: str = ""
+    moments: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n, total = len(self.ids), int(self.natoms.sum())
@@ -112,6 +118,7 @@ class Dataset:
             "positions": (total, 3),
             "cells": (n, 3, 3),
             "pbc": (n, 3),
+            **({} if self.moments is None else {"moments": (total,)}),
         }
         for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
@@ -137,11 +144,15 @@ class Dataset:
         columns: Mapping[str, ArrayLike] | None = None,
         source: str = "",
     ) -> Dataset:
-        """Gather ASE structures; ids default to ``0, 1, 2 ...``, label meanings to :meth:`Label.guess`."""
+        """Gather ASE structures; ids default to ``0, 1, 2 ...``, label meanings to :meth:`Label.guess`.
+
+        Initial magnetic moments are kept, unless they have a direction.
+        """
         structures = list(structures)
+        ids = [str(i) for i in (ids if ids is not None else range(len(structures)))]
         values = {name: np.asarray(column, dtype=np.float64) for name, column in (labels or {}).items()}
         return cls(
-            ids=np.asarray([str(i) for i in (ids if ids is not None else range(len(structures)))], dtype=str),
+            ids=np.asarray(ids, dtype=str),
             natoms=np.asarray([len(atoms) for atoms in structures], dtype=np.int64),
             numbers=np.concatenate([a.numbers for a in structures] or [[]]).astype(np.uint8),
             positions=np.concatenate([a.positions for a in structures] or [np.zeros((0, 3))]).astype(float),
@@ -151,6 +162,7 @@ class Dataset:
             specs={name: (specs or {}).get(name, Label.guess(name)) for name in values},
             columns={name: np.asarray(column) for name, column in (columns or {}).items()},
             source=source,
+            moments=_moments(structures, ids, source),
         )
 
     @classmethod
@@ -191,6 +203,13 @@ class Dataset:
             specs=specs,
             columns=columns,
             source=", ".join(dict.fromkeys(part.source for part in parts if part.source)),
+            moments=(
+                None
+                if all(part.moments is None for part in parts)
+                else np.concatenate(
+                    [np.zeros(len(p.numbers)) if p.moments is None else p.moments for p in parts]
+                )
+            ),
         )
 
     # ----------------------------------------------------------------- reading
@@ -224,12 +243,16 @@ class Dataset:
             pbc=self.pbc[rows],
             labels={name: values[rows] for name, values in self.labels.items()},
             columns={name: values[rows] for name, values in self.columns.items()},
+            moments=None if self.moments is None else self.moments[atoms],
         )
 
     def atoms(self, i: int) -> Atoms:
         """Structure ``i`` as an ASE object."""
         rows = slice(*self.offsets[[i, i + 1]])
-        return Atoms(self.numbers[rows], self.positions[rows], cell=self.cells[i], pbc=self.pbc[i])
+        moments = None if self.moments is None or not self.moments[rows].any() else self.moments[rows]
+        return Atoms(
+            self.numbers[rows], self.positions[rows], cell=self.cells[i], pbc=self.pbc[i], magmoms=moments
+        )
 
     def __iter__(self) -> Iterator[Atoms]:
         return (self.atoms(i) for i in range(len(self)))
@@ -297,7 +320,7 @@ class Dataset:
         """Write a folder of ``.npy`` arrays that :meth:`load` maps into memory instead of reading."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in _ARRAYS:
+        for name in (*_ARRAYS, *([] if self.moments is None else ["moments"])):
             np.save(folder / f"{name}.npy", getattr(self, name))
         for kind in ("labels", "columns"):
             for name, values in getattr(self, kind).items():
@@ -308,6 +331,7 @@ class Dataset:
             "labels": {name: asdict(spec) for name, spec in self.specs.items()},
             "columns": list(self.columns),
             "source": self.source,
+            "moments": self.moments is not None,
         }
         (folder / "dataset.json").write_text(json.dumps(meta, indent=1))
 
@@ -322,7 +346,7 @@ class Dataset:
                 return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
 
             return cls(
-                **{name: array(name) for name in _ARRAYS},
+                **{name: array(name) for name in (*_ARRAYS, *(["moments"] if meta.get("moments") else []))},
                 labels={name: array(f"labels.{quote(name, safe='')}") for name in meta["labels"]},
                 specs={name: Label(**spec) for name, spec in meta["labels"].items()},
                 columns={name: array(f"columns.{quote(name, safe='')}") for name in meta["columns"]},
@@ -330,3 +354,19 @@ class Dataset:
             )
         except (OSError, KeyError, TypeError, EOFError, ValueError) as error:
             raise InputError(f"{folder}: not a readable matgraft data set folder ({error}).") from error
+
+
+def _moments(structures: Sequence[Atoms], ids: Sequence[str], source: str) -> np.ndarray | None:
+    """Initial magnetic moments of all atoms, or None if there are none but zeros."""
+    moments = [atoms.get_initial_magnetic_moments() for atoms in structures]
+    directed = [k for k, values in enumerate(moments) if values.ndim > 1]
+    if directed:
+        log.warning(
+            "%s: magnetic moments of %d structures, first %s, have a direction and are left out; give each "
+            "atom one number, with a sign for up and down",
+            source or "dataset", len(directed), ids[directed[0]],
+        )  # fmt: skip
+        for k in directed:
+            moments[k] = np.zeros(len(structures[k]))
+    joined = np.concatenate([*moments, np.zeros(0)])
+    return joined if joined.any() else None

@@ -102,12 +102,17 @@ def _write_folder(ds: Dataset, path: Path, forces: np.ndarray | None) -> None:
 
 def _write_extxyz(ds: Dataset, path: Path, forces: np.ndarray | None) -> None:
     offsets = ds.offsets
-    vectors = ds.positions if forces is None else np.hstack([ds.positions, forces])
+    columns, layout = [ds.positions], "species:S:1:pos:R:3"
+    if ds.moments is not None:
+        columns, layout = [*columns, ds.moments[:, None]], f"{layout}:initial_magmoms:R:1"
+    if forces is not None:
+        columns, layout = [*columns, forces], f"{layout}:forces:R:3"
+    vectors = np.hstack(columns)
     with open(path, "w", encoding="utf-8") as file:
         for i in range(len(ds)):
             head: dict[str, float | bool | str] = {
                 "Lattice": " ".join(map(repr, ds.cells[i].ravel().tolist())),
-                "Properties": "species:S:1:pos:R:3" + ("" if forces is None else ":forces:R:3"),
+                "Properties": layout,
                 "pbc": " ".join("T" if periodic else "F" for periodic in ds.pbc[i]),
                 "id": str(ds.ids[i]),
             }

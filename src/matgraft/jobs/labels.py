@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from ase import Atoms
 from ase.data import chemical_symbols
 
 from matgraft.data import Dataset, Label
@@ -17,7 +16,7 @@ from matgraft.data.writers import write
 from matgraft.dft.calculation import Calculation, Unfit
 from matgraft.dft.protocols import Protocol
 from matgraft.dft.pseudopotentials import library
-from matgraft.dft.store import FAILED, UNTRIED, Entry, Store
+from matgraft.dft.store import FAILED, UNTRIED, Store
 from matgraft.errors import InputError
 from matgraft.evaluation.plots import convergence
 from matgraft.evaluation.tables import Table
@@ -172,7 +171,7 @@ def export(store: str | Path, out: str | Path, protocol: str | None = None) -> t
         for name in _COLUMNS
     }
     dataset = Dataset.from_atoms(
-        [_plain(entry) for entry, _ in labelled],
+        [entry.atoms for entry, _ in labelled],
         [entry.ids[0] for entry, _ in labelled],
         labels={
             "free_energy": [result.free_energy for _, result in labelled],
@@ -217,9 +216,3 @@ def export(store: str | Path, out: str | Path, protocol: str | None = None) -> t
     write(dataset, out, np.concatenate(forces) if len(forces) == len(labelled) else None)
     write_json(out.with_suffix(".json"), card)
     return dataset, card
-
-
-def _plain(entry: Entry) -> Atoms:
-    atoms = entry.atoms.copy()
-    atoms.set_initial_magnetic_moments(None)
-    return atoms

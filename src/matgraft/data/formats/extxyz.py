@@ -30,6 +30,8 @@ from matgraft.data.formats.common import (
 )
 
 STRUCTURAL = frozenset({"Lattice", "Properties", "pbc"})
+MOMENTS = ("initial_magmoms", "magmoms")
+"""Names of a column of magnetic moments, to start from or as calculated, by ASE."""
 
 _PAIR = re.compile(r"""("(?:\\.|[^"\\])*"|[^\s="]+)=("(?:\\.|[^"\\])*"|\{[^}]*\}|\[[^\]]*\]|[^\s"]*)""")
 
@@ -94,13 +96,26 @@ def _frame(lines: list[str], info: dict[str, str]) -> Atoms:
         raise ValueError(f"an atom line has {len(short)} values instead of {first}")
     numbers = _species([row[start[kind]] for row in rows], is_number=kind == "Z")
     positions = np.asarray([row[start["pos"] : start["pos"] + 3] for row in rows], dtype=float)
+    moments = _moments(rows, layout)
     if "Lattice" not in info:
-        return Atoms(numbers, positions)
+        return Atoms(numbers, positions, magmoms=moments)
     cell = np.asarray(info["Lattice"].split(), dtype=float)
     if cell.size not in (3, 9):
         raise ValueError(f"Lattice holds {cell.size} numbers instead of 9")
     pbc = [word.upper().startswith("T") for word in info.get("pbc", "T T T").split()]
-    return Atoms(numbers, positions, cell=cell.reshape(3, 3) if cell.size == 9 else cell, pbc=pbc)
+    cell = cell.reshape(3, 3) if cell.size == 9 else cell
+    return Atoms(numbers, positions, cell=cell, pbc=pbc, magmoms=moments)
+
+
+def _moments(rows: list[list[str]], layout: list[str]) -> np.ndarray | None:
+    first = 0
+    found: dict[str, np.ndarray] = {}
+    for name, width in zip(layout[::3], map(int, layout[2::3]), strict=True):
+        if name in MOMENTS:
+            values = np.asarray([row[first : first + width] for row in rows], dtype=float)
+            found[name] = values[:, 0] if width == 1 else values
+        first += width
+    return next((found[name] for name in MOMENTS if name in found), None)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ def atoms_from_dict(structure: dict[str, Any]) -> Atoms:
     cell = np.asarray(structure["lattice"]["matrix"], dtype=float)
     numbers: list[int] = []
     frac: list[Sequence[float]] = []
+    moments: list[float | Sequence[float]] = []
     for site in structure["sites"]:
         species = site["species"]
         if len(species) != 1 or abs(species[0]["occu"] - 1) > 1e-3:
@@ -43,10 +44,25 @@ def atoms_from_dict(structure: dict[str, Any]) -> Atoms:
             raise ValueError(f"unknown species {symbol!r}")
         numbers.append(number)
         frac.append(site["abc"])
+        moments.append(_moment(site))
     if not numbers:
         raise ValueError("it holds no atoms")
     pbc = structure["lattice"].get("pbc", (True, True, True))
-    return Atoms(numbers, np.asarray(frac, dtype=float) @ cell, cell=cell, pbc=pbc)
+    return Atoms(numbers, np.asarray(frac, dtype=float) @ cell, cell=cell, pbc=pbc, magmoms=_alike(moments))
+
+
+def _moment(site: dict[str, Any]) -> float | Sequence[float]:
+    found = (site.get("properties") or {}).get("magmom")
+    if isinstance(found, dict):  # a pymatgen Magmom
+        found = found.get("moment")
+    return found or 0.0
+
+
+def _alike(moments: list[float | Sequence[float]]) -> np.ndarray:
+    """One number for each atom, or three for each if one has a direction."""
+    if all(np.ndim(one) == 0 for one in moments):
+        return np.asarray(moments)
+    return np.asarray([one if np.ndim(one) else (0.0, 0.0, one) for one in moments])
 
 
 def _is_structure(item: Any) -> bool:
