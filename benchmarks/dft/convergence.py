@@ -44,7 +44,7 @@ def wanted() -> list[Protocol]:
     base = PROTOCOLS["precise"]
     cutoffs = [base.changed(name=f"cutoff {e}", ecutwfc=e, kspacing=COARSE) for e in CUTOFFS]
     spacings = [base.changed(name=f"spacing {k}", ecutwfc=LOW, kspacing=k) for k in SPACINGS]
-    return [*cutoffs, *spacings, *PROTOCOLS.values()]
+    return [*PROTOCOLS.values(), *cutoffs, *spacings]
 
 
 def draw(path: Path, content: dict) -> None:
