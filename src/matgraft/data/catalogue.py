@@ -189,9 +189,9 @@ ENTRIES = {
         Entry(
             name="tmo-qe-pbe",
             description="small oxides of Ti, V, Cr, Mn, Fe with free energies by our own DFT",
-            size=0,
+            size=250,
             file="tmo_qe_pbe.extxyz",
-            sha256="0000000000000000000000000000000000000000000000000000000000000000",
+            sha256="e01a52a7fc21742219c91df2d6d0ff0a6fa6e267033b28364dd076219588aa3b",
             licence="CC-BY 4.0",
             attribution=f"matgraft, with Quantum ESPRESSO and PseudoDojo; structures from and after {_MP}",
             citation="Giannozzi et al., J. Phys.: Condens. Matter 29, 465901 (2017); " + _MP_CITATION,
