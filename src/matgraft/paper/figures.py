@@ -32,8 +32,8 @@ WIDTH = 7.2
 """Inches."""
 _HOUR = 3600.0
 _TIMES = (
-    "Processor times of the calculations behind the labels of tmo-qe-pbe, on one core (bars), and the published "
-    f"summary of {published.DFT_SECONDS['n']:,} larger oxides on 16 cores (line: least, mean, greatest)."
+    "Processor times of the calculations behind the labels of tmo-qe-pbe, on one core (bars), and the "
+    f"published summary of {published.DFT_SECONDS['n']:,} larger oxides on 16 cores (line)."
 )
 _LOOP = (
     "The self-consistent loop of a calculation; what matgraft label runs for every structure. In practice, "
