@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 import numpy as np
 import pytest
@@ -20,9 +21,11 @@ def test_entries_say_whose_the_data_are(known):
     assert len(known.sha256) == 64
 
 
-def test_shipped_file_is_the_one_listed():
-    path = catalogue.shipped("tmo-oxides")
-    assert hashlib.sha256(path.read_bytes()).hexdigest() == catalogue.entry("tmo-oxides").sha256
+@pytest.mark.parametrize("name", ["tmo-oxides", "tmo-qe-pbe"])
+def test_shipped_file_is_the_one_listed(name):
+    path = catalogue.shipped(name)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == catalogue.entry(name).sha256
+    assert path.name in (path.parent / "LICENSE.txt").read_text()
     assert "Materials Project" in (path.parent / "LICENSE.txt").read_text()
 
 
@@ -43,6 +46,20 @@ def test_shipped_sets_by_name(name, size, monkeypatch, tmp_path):
     assert (spec.unit, spec.kind, spec.level_of_theory) == ("eV", "cell", "PBE/PBE+U (Materials Project)")
     assert ds.specs["e_form_per_atom"].kind == "atom"
     assert ds.specs["band_gap_pbe"].kind == "intensive"
+
+
+def test_own_labels_and_their_card():
+    ds, known = read("tmo-qe-pbe", target="free_energy"), catalogue.entry("tmo-qe-pbe")
+    assert len(ds) == known.size
+    assert {name: (spec.unit, spec.kind) for name, spec in ds.specs.items()} == {
+        name: (spec.unit, spec.kind) for name, spec in known.labels.items()
+    }
+    card = json.loads(catalogue.shipped("tmo-qe-pbe").with_suffix(".json").read_text())
+    assert card["n"] == len(ds)
+    assert card["protocol"]["name"] == "fast"
+    assert all(failure["reason"] for failure in card["failures"].values())
+    # F = E - TS, and Gaussian smearing only lowers it.
+    assert (ds.values("free_energy") <= ds.values("internal_energy") + 1e-9).all()
 
 
 def test_selection():

@@ -15,6 +15,7 @@ import numpy as np
 from matgraft.data.checks import list_ids
 from matgraft.data.dataset import Dataset, Label
 from matgraft.data.formats.common import read_text, typed
+from matgraft.data.formats.extxyz import read_extxyz
 from matgraft.data.formats.npz import read_npz
 from matgraft.errors import InputError
 
@@ -186,6 +187,22 @@ ENTRIES = {
             ),
         ),
         Entry(
+            name="tmo-qe-pbe",
+            description="small oxides of Ti, V, Cr, Mn, Fe with free energies by our own DFT",
+            size=250,
+            file="tmo_qe_pbe.extxyz",
+            sha256="e01a52a7fc21742219c91df2d6d0ff0a6fa6e267033b28364dd076219588aa3b",
+            licence="CC-BY 4.0",
+            attribution=f"matgraft, with Quantum ESPRESSO and PseudoDojo; structures from and after {_MP}",
+            citation="Giannozzi et al., J. Phys.: Condens. Matter 29, 465901 (2017); " + _MP_CITATION,
+            labels=_labels(
+                Label("free_energy", "eV", "cell"),
+                Label("internal_energy", "eV", "cell"),
+                level_of_theory="PBE (Quantum ESPRESSO, PseudoDojo; matgraft label --protocol fast)",
+                origin="matgraft",
+            ),
+        ),
+        Entry(
             name="jarvis-oxides",
             description="oxides with OptB88vdW energies and band gaps on Materials Project geometries",
             size=6391,
@@ -263,10 +280,16 @@ def locate(name: str) -> Path:
 def load(name: str) -> Dataset:
     """Open a known data set by name."""
     known, path = entry(name), locate(name)
-    ds = _join(path, known) if known.structures else read_npz(path, known.labels)
+    ds = _read(path, known)
     for column, value in known.select.items():
         ds = ds[ds.columns[column] == value]
     return replace(ds, source=name)
+
+
+def _read(path: Path, known: Entry) -> Dataset:
+    if known.structures:
+        return _join(path, known)
+    return read_npz(path, known.labels) if path.suffix == ".npz" else read_extxyz(path)
 
 
 def _join(path: Path, known: Entry) -> Dataset:

@@ -94,6 +94,18 @@ _EXTENDED = Experiment(
 _ARCHITECTURE = replace(_OXIDES, sizes=(400,), schemes=("direct",), source=None, tables=("1",), figures=())
 
 
+_QUANTUM_ESPRESSO = Experiment(
+    "beyond/own-labels",
+    "small oxides of our own DFT (Quantum ESPRESSO, PBE)",
+    data="tmo-qe-pbe",
+    target="free_energy",
+    sizes=(50, 100, 200),
+    val_size=50,
+    schemes=(*SCHEMES, PROCESS, AUTO),
+    source=f"{FORMATION},{TOTAL}",
+)
+
+
 def _architectures(recipe: str) -> list[Experiment]:
     """The columns of Table 1 that no other table has."""
     return [
@@ -147,6 +159,13 @@ EXPERIMENTS = (
         "TiO2 and suboxides, another code (Quantum ESPRESSO)",
         data="tio2-qe-pbe",
         val_size=200,
+    ),
+    _QUANTUM_ESPRESSO,
+    replace(
+        _QUANTUM_ESPRESSO,
+        name="beyond/own-labels-by-formula",
+        title="small oxides of our own DFT, no formula on both sides",
+        group="formula",
     ),
     Experiment(
         "beyond/oxides-optb88vdw",
