@@ -36,7 +36,7 @@ CRYSTALS = {
     "SiO2": bulk("SiO2", "fluorite", a=4.58),
 }
 CUTOFFS = (60, 70, 84, 96, 108, 120, 140)
-SPACINGS = (0.7, 0.5, 0.35, 0.25, 0.2, 0.15)
+SPACINGS = (0.7, 0.5, 0.35, 0.25, 0.2)
 COARSE, LOW = 0.5, 70
 
 
