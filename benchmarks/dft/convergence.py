@@ -20,7 +20,7 @@ from matgraft.dft.engine import find
 from matgraft.dft.protocols import PROTOCOLS, Protocol
 from matgraft.dft.pseudopotentials import library
 from matgraft.dft.store import Store
-from matgraft.evaluation.style import figure, legend, marks, nth_colour
+from matgraft.evaluation.style import figure, legend, log_axis, marks, nth_colour
 from matgraft.jobs.folder import versions, write_json
 from matgraft.jobs.label import label
 from matgraft.jobs.labels import write_traces
@@ -62,6 +62,7 @@ def draw(path: Path, content: dict) -> None:
                 ax.plot(values[:-1], heights, color=nth_colour(i), label=crystal, **marks(i))
             ax.axhline(5, color="0.6", lw=0.8, ls=":")
             ax.set_yscale("log")
+            log_axis(ax.yaxis, *ax.get_ylim())
             ax.set_xlabel(title)
         axes[1].invert_xaxis()
         axes[0].set_ylabel("distance from the finest (meV/atom)")
