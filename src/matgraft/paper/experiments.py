@@ -227,7 +227,7 @@ def planned(experiment: Experiment, out: Path, preset: str = "full") -> Plan:
     out : Path
         Folder of the whole study.
     preset : {"full", "quick"}
-        ``quick``: two seeds, the two greatest numbers of labels, a few epochs.
+        ``quick``: two seeds, a few epochs, the two greatest numbers of labels, beyond the study one.
     """
     data = Dataset.read(experiment.data, target=experiment.target, missing="drop")
     data = data[keep_where(data, experiment.keep)]
@@ -235,7 +235,7 @@ def planned(experiment: Experiment, out: Path, preset: str = "full") -> Plan:
     sizes, seeds = experiment.sizes, 5
     if preset == "quick":
         changes |= _QUICK[experiment.recipe]
-        sizes, seeds = sizes[-2:], 2
+        sizes, seeds = sizes[-1 if experiment.tables == ("beyond",) else -2 :], 2
     return plan(
         data,
         experiment.target,
