@@ -81,7 +81,8 @@ class Model(Predictor):
     def run(self, graphs: Graphs, features: bool) -> tuple[np.ndarray, np.ndarray]:
         """Outputs of the network, shape (n,), and its features, shape (n, interactions * features).
 
-        Each is empty where this model makes no use of it, but for features that are asked for.
+        A network that the model makes no use of is not run, and its outputs are zero; features are left empty
+        unless they are asked for, or a process needs them.
         """
         features = features or self.process is not None
         if not features and not self.scale:
