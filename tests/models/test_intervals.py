@@ -118,9 +118,10 @@ def test_saved_and_loaded(model, crystals, tmp_path):
     assert load_model(tmp_path / "Model").predict(crystals).half_width is None
 
 
-@pytest.mark.parametrize("blended", [False, True])
-def test_value_and_interval_come_from_one_run_of_each_network(model, crystals, monkeypatch, blended):
-    predictor = Blend((model, model), (0.4, 0.6), {}, model.intervals) if blended else model
+@pytest.mark.parametrize("networks", [(0,), (0, 0), (0, 1)])
+def test_value_and_interval_come_from_one_run_of_each_network(model, crystals, monkeypatch, networks):
+    members = tuple(replace(model, network=seeded(SMALL, seed)) for seed in networks)
+    predictor = Blend(members, (0.4, 0.6), {}, model.intervals) if len(members) > 1 else model
     plain = replace(predictor, intervals=None).predict(crystals)
     runs = []
 
@@ -130,10 +131,10 @@ def test_value_and_interval_come_from_one_run_of_each_network(model, crystals, m
 
     monkeypatch.setattr(CompiledSchNet, "_run", counted)
     prediction = predictor.predict(crystals)
-    assert len(runs) == 1 + blended
+    assert len(runs) == len(set(networks))
     np.testing.assert_array_equal(prediction.per_atom, plain.per_atom)
     half_width = model.intervals.half_width(
-        crystals.composition(), model.features(model.graphs(crystals)), 0.9
+        crystals.composition(), predictor.features(predictor.graphs(crystals)), 0.9
     )
     np.testing.assert_array_equal(prediction.half_width, half_width)
 
