@@ -1,13 +1,13 @@
 """Does the contest choose well, and do its intervals hold? Against every single recipe, in hindsight.
 
-    python benchmarks/contest.py run [--out results/contest] [--seeds 10] [--workers 2]
+    python benchmarks/contest.py run [--out results/contest] [--seeds 10] [--sizes 50 100]
     python benchmarks/contest.py report [--out results/contest]
 
 Five sets, 50 to 400 labels, each seed with a test set and training labels of its own. Every candidate of the
 portfolio is fitted to all labels and judged on the test set, which the contest never sees: the best of them
 is what one could have chosen only in hindsight. With new formulas in the test set the intervals alone are of
-interest, and single recipes are left out. Development used seeds from 100 on; these are 0 to 9. One file per
-case keeps what is finished.
+interest, and single recipes are left out. Development used seeds from 100 on; these are 0 to 9. Every case
+that is finished is a line of cases.jsonl, and is not done again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import argparse
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,7 +28,7 @@ from matgraft.data import Dataset
 from matgraft.data.splits import grouped_split, groups, keep_where, random_split
 from matgraft.evaluation.tables import Table
 from matgraft.jobs.finetune import AUTO, interval_scores, sources_of
-from matgraft.jobs.folder import versions, write_json, write_text
+from matgraft.jobs.folder import versions, write_text
 from matgraft.jobs.pool import finished, pool
 from matgraft.models.intervals import COVERAGE, conformal_quantile
 from matgraft.progress import Progress
@@ -36,6 +36,7 @@ from matgraft.training.contest import Contest, contest, outcome
 from matgraft.training.graft import Task
 from matgraft.training.portfolio import Bench, Candidate
 
+CASES = "cases.jsonl"
 SIZES = (50, 100, 200, 400)
 REFERENCES, DIRECT = "references", "direct"
 WORST = 0.05
@@ -73,18 +74,14 @@ class Case:
     size: int
     seed: int
 
-    def path(self, out: Path) -> Path:
-        split = "formula" if self.grouped else "random"
-        return out / "cases" / f"{self.name}-{split}-n{self.size}-seed{self.seed}.json"
 
-
-def cases(seeds: int) -> Iterator[Case]:
+def cases(seeds: int, sizes: Sequence[int]) -> Iterator[Case]:
     """Every case, so ordered that what is finished early is a fair sample."""
     for seed in range(seeds):
         for grouped in (False, True):
             for name, one in SETS.items():
                 if one.grouped or not grouped:
-                    yield from (Case(name, grouped, size, seed) for size in one.sizes)
+                    yield from (Case(name, grouped, size, seed) for size in one.sizes if size in sizes)
 
 
 @cache
@@ -158,29 +155,32 @@ def called(bench: Bench, one: Candidate) -> str:
     return one.name if one.source is None else f"{one.name} @ {bench.sources[one.source].card['name']}"
 
 
-def run(out: Path, seeds: int, workers: int) -> None:
-    (out / "cases").mkdir(parents=True, exist_ok=True)
-    every = list(cases(seeds))
-    waiting = [case for case in every if not case.path(out).is_file()]
+def finished_cases(out: Path) -> dict[Case, dict]:
+    path = out / CASES
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return {Case(**row.pop("case")): row for row in map(json.loads, lines)}
+
+
+def run(out: Path, every: Sequence[Case], workers: int) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    done = finished_cases(out)
+    waiting = [case for case in every if case not in done]
     with (
         Progress(len(every), "contest", unit="cases", done=len(every) - len(waiting)) as progress,
         pool(workers, torch.set_num_threads, 1) as executor,
+        open(out / CASES, "a") as lines,
     ):
         for case, result in finished({executor.submit(judge, case): case for case in waiting}):
-            write_json(case.path(out), result)
+            print(json.dumps({"case": vars(case), **result, "versions": versions()}), file=lines, flush=True)
             progress.step()
 
 
-def report(out: Path, seeds: int) -> None:
-    """One file of all cases, and tables of means over seeds."""
+def report(out: Path) -> None:
+    """Tables of means over seeds."""
     found: dict[tuple[str, bool, int], list[dict]] = defaultdict(list)
-    everything = {}
-    for case in cases(seeds):
-        if case.path(out).is_file():
-            result = json.loads(case.path(out).read_text())
-            found[case.name, case.grouped, case.size].append(result)
-            everything[case.path(out).stem] = result
-    write_json(out / "contest.json", {"cases": everything, "versions": versions()})
+    done = finished_cases(out)
+    for case in sorted(done, key=lambda one: (list(SETS).index(one.name), one.grouped, one.size, one.seed)):
+        found[case.name, case.grouped, case.size].append(done[case])
     choice, width = [], []
     for (name, grouped, size), results in found.items():
         auto = np.mean([one["auto"] for one in results])
@@ -229,11 +229,14 @@ def main() -> None:
     parser.add_argument("what", choices=("run", "report"))
     parser.add_argument("--out", type=Path, default=Path("results/contest"))
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=sorted({n for one in SETS.values() for n in one.sizes})
+    )
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     if options.what == "run":
-        run(options.out, options.seeds, options.workers)
-    report(options.out, options.seeds)
+        run(options.out, list(cases(options.seeds, options.sizes)), options.workers)
+    report(options.out)
 
 
 if __name__ == "__main__":
