@@ -156,8 +156,8 @@ def test_half_widths_in_quadrature(crystals, doped, tmp_path, label):
     model = model_of(label, scale=0.3, energies={**ENERGIES, "V": -8.0})
     features = model.features(model.graphs(crystals))
     per_atom = np.linspace(0.01, 0.2, len(crystals))
-    errors = per_atom * crystals.natoms if label is TOTAL else per_atom
-    model = model.with_intervals(calibrated(crystals.composition(), features, errors, per_atom))
+    found = calibrated(crystals.composition(), features, per_atom, per_cell=label is TOTAL)
+    model = model.with_intervals(found)
     done = formation_energies(doped, tmp_path / "f.csv", models={"graft": model})
     dataset = Dataset.read(doped)
     found = model.predict(dataset)

@@ -37,16 +37,21 @@ def problem(n: int, seed: int, spread: float = 30.0):
     return composition, features, per_atom * composition.sum(axis=1), per_atom
 
 
+def fitted(sample) -> Intervals:
+    composition, features, _, per_atom = sample
+    return calibrated(composition, features, per_atom, per_cell=True)
+
+
 @pytest.fixture(scope="module")
 def intervals() -> Intervals:
-    return calibrated(*problem(300, 0))
+    return fitted(problem(300, 0))
 
 
 def test_they_hold_what_they_promise():
     held = []
     for seed in range(12):
         composition, features, errors, _ = problem(400, 100 + seed)
-        found = calibrated(*problem(200, seed))
+        found = fitted(problem(200, seed))
         held.append((errors <= found.half_width(composition, features, 0.9)).mean())
     assert np.mean(held) == pytest.approx(0.9, abs=0.025)
 
@@ -93,7 +98,7 @@ def test_equal_intervals_are_those_of_mapie():
 
 def test_without_structure_in_the_errors_all_are_equally_wide():
     composition, features, *_ = problem(60, 3)
-    same = calibrated(composition, features, np.full(60, 0.3), np.full(60, 0.1))
+    same = calibrated(composition, features, np.full(60, 0.3), per_cell=False)
     np.testing.assert_allclose(same.half_width(composition, features), 0.3, rtol=1e-6)
 
 
@@ -104,7 +109,7 @@ def model(crystals):
     )
     per_atom = np.abs(np.random.default_rng(0).normal(0, 0.1, len(crystals)))
     features = plain.features(plain.graphs(crystals))
-    found = calibrated(crystals.composition(), features, per_atom * crystals.natoms, per_atom)
+    found = calibrated(crystals.composition(), features, per_atom, per_cell=True)
     return plain.with_intervals(found)
 
 
@@ -155,7 +160,7 @@ def test_an_element_in_no_label_has_a_wide_interval():
     composition[np.arange(n), metals] = 1
     folds = np.arange(n) // 2 % 5
     per_atom = np.abs(rng.normal(0, np.where(metals == 22, 0.1, 1.0)))
-    found = calibrated(composition, features, 3 * per_atom, per_atom, folds)
+    found = calibrated(composition, features, per_atom, per_cell=True, folds=folds)
     assert len(found.unlabelled) == 20
     new = np.zeros((2, 119))
     new[:, 8], new[0, 22], new[1, 47] = 2, 1, 1
@@ -174,7 +179,7 @@ def test_damaged(model, tmp_path):
 def test_strange_is_what_is_far_from_all_labels(intervals):
     _, features, *_ = problem(500, 4)
     inside = intervals.strangeness(features)
-    assert (inside > 1).mean() == pytest.approx(0.1, abs=0.05)
+    assert (inside > 1).mean() == pytest.approx(1 / 8, abs=0.05)
     far = intervals.strangeness(features + 20)
     assert (far > 1).all()
     assert np.median(far) > 5 * np.median(inside)

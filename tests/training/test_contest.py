@@ -15,7 +15,7 @@ from matgraft.models.blend import Blend
 from matgraft.models.model import Model
 from matgraft.models.references import References
 from matgraft.training import contest as module
-from matgraft.training.contest import contest, outcome, told
+from matgraft.training.contest import contest, entrants, outcome, told
 from matgraft.training.graft import Task
 from matgraft.training.portfolio import CHEAP, PORTFOLIO, Bench
 
@@ -95,20 +95,13 @@ def test_networks_of_a_hopeless_source_or_reference_do_not_start():
     assert {one.reference for one in starters} == {"labels"}
 
 
-def test_long_and_hot_training_waits_for_more_labels(bench, monkeypatch):
+def test_long_training_waits_for_more_labels_and_some_for_their_name(bench):
     everyone = replace(bench, portfolio=PORTFOLIO)
-    monkeypatch.setattr(
-        module, "_starters", lambda everyone, cheap: [one for one in everyone if one not in cheap]
-    )
-
-    def names(n):
-        return {one.name for one in contest(everyone, np.arange(n), 0, run=nothing).predictions}
-
-    def nothing(works):
-        return ((work, np.zeros(len(work.held))) for work in works)
-
-    waiting = {"tl1-residual-hot", "tl1-residual-long", "staged-residual", "tl1-labels-long"}
-    assert {one.name for one in PORTFOLIO} - names(48) == waiting
+    names = {one.name for one in PORTFOLIO}
+    by_name = {"tl1-residual-hot", "tl1-labels-long"}
+    assert names - {one.name for one in entrants(everyone, 10**6)} == by_name
+    few = {one.name for one in entrants(everyone, 159)}
+    assert names - few == by_name | {"tl1-residual-long", "staged-residual"}
 
 
 @pytest.mark.parametrize(("with_source", "starts"), [(0.7, False), (0.9, True), (1.1, True)])

@@ -41,16 +41,18 @@ class Intervals:
         Labelled structures that contain each element.
     centre, width : ndarray, shape (4,)
         Mean and standard deviation of the signals; see :meth:`signals`.
+    slopes : ndarray, shape (4,)
+        How the logarithm of the difficulty follows the signals before any error is known.
     process : GaussianProcess
-        From standardised signals to the logarithm of the difficulty.
+        From standardised signals to what the errors add to that.
     level, power : float
-        Mean logarithm; and how strongly intervals follow the difficulty, 0 not at all.
+        Mean of that logarithm without slopes; and how strongly intervals follow the difficulty, 0 not at all.
     scores : ndarray, shape (n,)
         Error in label units over difficulty, ascending.
     unlabelled : ndarray, shape (k,)
         Those among them of structures with an element that no label in their fit contained.
     reach : float
-        Nine in ten labelled structures are nearer than this to the nearest others.
+        Seven in eight labelled structures are nearer than this to the nearest others.
     """
 
     features: np.ndarray
@@ -58,6 +60,7 @@ class Intervals:
     counts: np.ndarray
     centre: np.ndarray
     width: np.ndarray
+    slopes: np.ndarray
     process: GaussianProcess
     level: float
     power: float
@@ -107,7 +110,8 @@ class Intervals:
     def _difficulty(self, composition: np.ndarray, distances: np.ndarray) -> np.ndarray:
         signals = signals_of(distances, self.errors, composition, self.counts)
         standard = np.clip((signals - self.centre) / self.width, -STRANGE, STRANGE)
-        return np.exp(self.power * (self.level + self.process(standard)))
+        prior = (standard * self.width) @ self.slopes
+        return np.exp(self.power * (self.level + prior + self.process(standard)))
 
     def strangeness(self, features: np.ndarray) -> np.ndarray:
         """Distance to the nearest labels in units of :attr:`reach`, shape (m,); above 1 is outside."""
@@ -133,8 +137,9 @@ class Intervals:
         process = GaussianProcess.from_tensors(tensors)
         if process is None:
             raise KeyError("process")
-        # Models of before know of no unlabelled elements.
-        tensors = {"unlabelled": torch.zeros(0, dtype=torch.float64), **tensors}
+        # Models of before know of no unlabelled elements, and of no slopes.
+        missing = {"unlabelled": 0, "slopes": 4}
+        tensors = {name: torch.zeros(n, dtype=torch.float64) for name, n in missing.items()} | tensors
         arrays: dict[str, Any] = {f.name: tensors[f.name].numpy() for f in fields(cls) if f.name != "process"}
         for name in ("level", "power", "reach"):
             arrays[name] = float(arrays[name][0])

@@ -46,7 +46,7 @@ class Prediction:
         The label lies within so much of ``values`` with the probability that was asked for; None of a model
         without intervals.
     strangeness : ndarray, shape (n,), optional
-        How far a structure is from the labels; above 1, farther than nine in ten of them from one another.
+        How far a structure is from the labels; above 1, farther than seven in eight of them from one another.
         Its interval then rests on little.
     too_close : list of tuple of str, length n, optional
         Pairs of elements, such as ``O-Ti``, nearer than in any training structure of source or target: the

@@ -317,10 +317,9 @@ def outcome(
 
 def calibration(task: Task, model: Predictor, held: Contest) -> Intervals:
     """Intervals of a model from the errors of the contest's folds."""
-    per_atom = np.abs(held.blended - held.truth)
-    errors = task.label.from_per_atom(per_atom, task.natoms[held.rows])
     features = model.features(task.graphs)[held.rows]
-    return calibrated(task.composition[held.rows], features, errors, per_atom, held.folds)
+    error = np.abs(held.blended - held.truth)
+    return calibrated(task.composition[held.rows], features, error, task.label.kind == "cell", held.folds)
 
 
 def told(bench: Bench, held: Contest) -> dict:

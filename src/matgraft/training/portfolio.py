@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -20,6 +21,8 @@ HOT = FINETUNE.changed(epochs=20, rate=5e-4)
 LONG = FINETUNE.changed(epochs=40, rate=5e-4)
 MANY = 160
 """Labels from which on training at a high rate, and for long, may pay. With fewer it fits their accidents."""
+BY_NAME = math.inf
+"""For a recipe that a contest leaves out: with its relatives in the blend it costs time and adds nothing."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Candidate:
     recipe : Recipe, optional
     source : int, optional
         Which of the sources it starts from; None for none.
-    least : int
+    least : float
         Labels that it takes part in a contest from: with fewer it gains nothing over a shorter one.
     """
 
@@ -52,14 +55,16 @@ class Candidate:
     scheme: str = ""
     recipe: Recipe | None = None
     source: int | None = None
-    least: int = 0
+    least: float = 0
 
     @property
     def needs_source(self) -> bool:
         return self.reference == "residual" or self.kind == "process" or self.scheme not in ("", "direct")
 
 
-def _network(name: str, words: str, scheme: str, reference: str, recipe: Recipe, least: int = 0) -> Candidate:
+def _network(
+    name: str, words: str, scheme: str, reference: str, recipe: Recipe, least: float = 0
+) -> Candidate:
     return Candidate(name, words, "network", reference, scheme, recipe, least=least)  # type: ignore[arg-type]
 
 
@@ -72,14 +77,14 @@ PORTFOLIO = (
     ),
     _network("tl3-residual", "the source's output layers go on learning", "tl3", "residual", HOT),
     _network("tl1-residual", "the source goes on learning, gently", "tl1", "residual", COLD),
-    _network("tl1-residual-hot", "the source goes on learning", "tl1", "residual", HOT, MANY),
+    _network("tl1-residual-hot", "the source goes on learning", "tl1", "residual", HOT, BY_NAME),
     _network("tl1-residual-long", "the source goes on learning, for long", "tl1", "residual", LONG, MANY),
     _network(
         "staged-residual", "the source goes on learning, from the top down", "staged", "residual", HOT, MANY
     ),
     _network("tl1-labels-hot", "the source's weights on another scale", "tl1", "labels", HOT),
     _network(
-        "tl1-labels-long", "the source's weights on another scale, for long", "tl1", "labels", LONG, MANY
+        "tl1-labels-long", "the source's weights on another scale, for long", "tl1", "labels", LONG, BY_NAME
     ),
     _network("direct", "a network from random weights, without the source", "direct", "labels", DIRECT),
 )
