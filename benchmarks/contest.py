@@ -216,12 +216,15 @@ def report(out: Path) -> None:
             "alone and direct training",
         ),
         Table(
-            ("set", "split", "N", "seeds", "held", "held, unscaled", "width", "flagged", "of the worst 5 %", "per label"),
+            (
+                "set", "split", "N", "seeds", "held", "held, unscaled", "width", "flagged",
+                "of the worst 5 %", "per label",
+            ),
             width,
             "Intervals of 90 %",
             "share of test labels inside, inside unscaled conformal intervals, mean width in units of the "
-            "unscaled ones; structures whose strangeness exceeds 1, among all, the worst 5 % of errors per atom, "
-            "and the worst in the label's unit",
+            "unscaled ones; structures whose strangeness exceeds 1, among all, among the worst 5 % of errors "
+            "per atom, and among the worst in the label's unit",
         ),
     )  # fmt: skip
     write_text(out / "contest.md", "\n\n".join(table.markdown() for table in tables) + "\n")
