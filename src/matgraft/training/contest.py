@@ -19,16 +19,15 @@ from matgraft.training.portfolio import Bench, Candidate
 FOLDS = 5
 ROUNDS = ((0,), (1,), (2, 3, 4))
 """Folds that networks do before the hopeless ones are dropped."""
-RIVAL = 1.05
-"""Networks start from a source whose best cheap candidate is within this factor of the best of all."""
 USELESS = 0.8
 """A network from random weights starts only where no cheap candidate with a source is better than references
 alone by a fifth: wherever features of a source helped that much, it never won (results/paper)."""
-HOPELESS = 1.1, 2.0, 40
-"""Dropped after a fold: worse by a tenth, and by two standard errors of the difference, on forty rows."""
+HOPELESS, ENOUGH = 1.1, 40
+"""Dropped after a fold: worse by a tenth, and by one standard error of the difference, on forty rows."""
 BAD = 1.4
-"""Dropped after a fold: worse by so much, and by one standard error. Networks with references of a kind (on
-labels, on residuals) whose best cheap candidate is so much worse than that of the other kind do not start."""
+"""Dropped after a fold: worse by so much, and by one standard error, on however few rows. Networks with
+references of a kind (on labels, on residuals) whose best cheap candidate is so much worse than that of the
+other kind do not start."""
 LEAST = 13
 """Labels that a contest needs, for a network needs ten of them without a fold."""
 _STEPS = 20
@@ -181,7 +180,7 @@ def _cross_validate(
 
 def entrants(bench: Bench, n: int) -> list[Candidate]:
     """Who takes part in a contest on ``n`` labels."""
-    return [one for one in bench.candidates() if one.least <= n]
+    return [one for one in bench.candidates() if one.least <= n < one.most]
 
 
 def require_enough(n: int) -> None:
@@ -215,7 +214,7 @@ def _folds(rows: np.ndarray, seed: int, groups: np.ndarray | None) -> np.ndarray
 
 
 def _starters(everyone: Sequence[Candidate], cheap: dict[Candidate, float]) -> list[Candidate]:
-    """Networks that are worth training, by what the cheap candidates of their source achieved."""
+    """Networks that are worth training: from the source whose best cheap candidate is the best of all."""
 
     def best(source: int | None, residual: bool | None = None) -> float:
         chosen = (
@@ -232,7 +231,7 @@ def _starters(everyone: Sequence[Candidate], cheap: dict[Candidate, float]) -> l
             return least > USELESS * best(None)
         of_source = best(one.source)
         of_kind = best(one.source, one.reference == "residual")
-        return of_source <= RIVAL * least and of_kind <= BAD * of_source
+        return of_source <= least and of_kind <= BAD * of_source
 
     return [one for one in everyone if one.kind == "network" and starts(one)]
 
@@ -246,14 +245,12 @@ def _still_racing(
         return list(racing)
     judged = {one: errors(one)[done] for one in (*cheap, *racing)}
     best = min(judged.values(), key=np.mean)
-    ratio, deviations, enough = HOPELESS
 
     def hopeless(error: np.ndarray) -> bool:
         behind = error - best
         uncertain = behind.std(ddof=1) / np.sqrt(len(behind))
-        worse = error.mean() / max(best.mean(), 1e-300)
-        hardly = worse > ratio and behind.mean() > deviations * uncertain and len(behind) >= enough
-        return bool(hardly or (worse > BAD and behind.mean() > uncertain))
+        bound = HOPELESS if len(behind) >= ENOUGH else BAD
+        return bool(error.mean() > bound * max(best.mean(), 1e-300) and behind.mean() > uncertain)
 
     return [one for one in racing if not hopeless(judged[one])]
 

@@ -20,7 +20,8 @@ COLD = FINETUNE
 HOT = FINETUNE.changed(epochs=20, rate=5e-4)
 LONG = FINETUNE.changed(epochs=40, rate=5e-4)
 MANY = 160
-"""Labels from which on training at a high rate, and for long, may pay. With fewer it fits their accidents."""
+"""Labels from which on long training may pay, and gentle training no longer does. With fewer, long training
+fits their accidents."""
 BY_NAME = math.inf
 """For a recipe that a contest leaves out: with its relatives in the blend it costs time and adds nothing."""
 
@@ -44,8 +45,8 @@ class Candidate:
     recipe : Recipe, optional
     source : int, optional
         Which of the sources it starts from; None for none.
-    least : float
-        Labels that it takes part in a contest from: with fewer it gains nothing over a shorter one.
+    least, most : float
+        It takes part in a contest with at least ``least`` and fewer than ``most`` labels.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Candidate:
     recipe: Recipe | None = None
     source: int | None = None
     least: float = 0
+    most: float = math.inf
 
     @property
     def needs_source(self) -> bool:
@@ -63,9 +65,15 @@ class Candidate:
 
 
 def _network(
-    name: str, words: str, scheme: str, reference: str, recipe: Recipe, least: float = 0
+    name: str,
+    words: str,
+    scheme: str,
+    reference: str,
+    recipe: Recipe,
+    least: float = 0,
+    most: float = math.inf,
 ) -> Candidate:
-    return Candidate(name, words, "network", reference, scheme, recipe, least=least)  # type: ignore[arg-type]
+    return Candidate(name, words, "network", reference, scheme, recipe, least=least, most=most)  # type: ignore[arg-type]
 
 
 PORTFOLIO = (
@@ -76,7 +84,7 @@ PORTFOLIO = (
         "process-residual", "the source, and a Gaussian process on what it leaves over", "process", "residual"
     ),
     _network("tl3-residual", "the source's output layers go on learning", "tl3", "residual", HOT),
-    _network("tl1-residual", "the source goes on learning, gently", "tl1", "residual", COLD),
+    _network("tl1-residual", "the source goes on learning, gently", "tl1", "residual", COLD, most=MANY),
     _network("tl1-residual-hot", "the source goes on learning", "tl1", "residual", HOT, BY_NAME),
     _network("tl1-residual-long", "the source goes on learning, for long", "tl1", "residual", LONG, MANY),
     _network(
