@@ -156,7 +156,7 @@ def test_half_widths_in_quadrature(crystals, doped, tmp_path, label):
     model = model_of(label, scale=0.3, energies={**ENERGIES, "V": -8.0})
     features = model.features(model.graphs(crystals))
     per_atom = np.linspace(0.01, 0.2, len(crystals))
-    found = calibrated(crystals.composition(), features, per_atom, per_cell=label is TOTAL)
+    found = calibrated(crystals.composition(), features, per_atom, label)
     model = model.with_intervals(found)
     done = formation_energies(doped, tmp_path / "f.csv", models={"graft": model})
     dataset = Dataset.read(doped)

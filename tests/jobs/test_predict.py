@@ -87,7 +87,7 @@ def test_a_model_with_intervals_says_how_far_off_it_may_be(crystals, salts, tmp_
     model = model_of(0)
     features = model.features(model.graphs(crystals))
     per_atom = np.linspace(0.01, 0.2, len(crystals))
-    found = calibrated(crystals.composition(), features, per_atom, per_cell=True)
+    found = calibrated(crystals.composition(), features, per_atom, model.label)
     model = model.with_intervals(found)
     predict(model, [salts], tmp_path / "p.csv")
     rows = lines(tmp_path / "p.csv")
@@ -106,7 +106,7 @@ def test_intervals_of_another_coverage(crystals, salts, tmp_path, caplog):
         predict(model, [salts], tmp_path / "p.csv", coverage=0.5)
     features = model.features(model.graphs(crystals))
     errors = np.linspace(0.01, 0.2, len(crystals))
-    model = model.with_intervals(calibrated(crystals.composition(), features, errors, per_cell=False))
+    model = model.with_intervals(calibrated(crystals.composition(), features, errors, model.label))
     for wrong in (0.0, 1.0, -1.0, float("nan")):
         with pytest.raises(InputError, match="no probability"):
             predict(model, [salts], tmp_path / "p.csv", coverage=wrong)

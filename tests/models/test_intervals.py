@@ -39,7 +39,7 @@ def problem(n: int, seed: int, spread: float = 30.0):
 
 def fitted(sample) -> Intervals:
     composition, features, _, per_atom = sample
-    return calibrated(composition, features, per_atom, per_cell=True)
+    return calibrated(composition, features, per_atom, Label("energy"))
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_equal_intervals_are_those_of_mapie():
 
 def test_without_structure_in_the_errors_all_are_equally_wide():
     composition, features, *_ = problem(60, 3)
-    same = calibrated(composition, features, np.full(60, 0.3), per_cell=False)
+    same = calibrated(composition, features, np.full(60, 0.3), Label("band_gap", "eV", "intensive"))
     np.testing.assert_allclose(same.half_width(composition, features), 0.3, rtol=1e-6)
 
 
@@ -109,7 +109,7 @@ def model(crystals):
     )
     per_atom = np.abs(np.random.default_rng(0).normal(0, 0.1, len(crystals)))
     features = plain.features(plain.graphs(crystals))
-    found = calibrated(crystals.composition(), features, per_atom, per_cell=True)
+    found = calibrated(crystals.composition(), features, per_atom, Label("energy"))
     return plain.with_intervals(found)
 
 
@@ -121,6 +121,14 @@ def test_saved_and_loaded(model, crystals, tmp_path):
         assert (before.half_width < predictor.predict(crystals, coverage=0.95).half_width).all()
     replace(model, intervals=None).save(tmp_path / "Model")
     assert load_model(tmp_path / "Model").predict(crystals).half_width is None
+
+
+def test_those_saved_before_they_had_slopes_and_unlabelled_elements(intervals):
+    later = ("slopes", "unlabelled")
+    loaded = Intervals.from_tensors({k: v for k, v in intervals.tensors().items() if k not in later})
+    expected = replace(intervals, slopes=np.zeros(4), unlabelled=np.zeros(0))
+    assert loaded.content_hash() == expected.content_hash()
+    assert loaded.content_hash() != intervals.content_hash()
 
 
 @pytest.mark.parametrize("networks", [(0,), (0, 0), (0, 1)])
@@ -160,7 +168,7 @@ def test_an_element_in_no_label_has_a_wide_interval():
     composition[np.arange(n), metals] = 1
     folds = np.arange(n) // 2 % 5
     per_atom = np.abs(rng.normal(0, np.where(metals == 22, 0.1, 1.0)))
-    found = calibrated(composition, features, per_atom, per_cell=True, folds=folds)
+    found = calibrated(composition, features, per_atom, Label("energy"), folds)
     assert len(found.unlabelled) == 20
     new = np.zeros((2, 119))
     new[:, 8], new[0, 22], new[1, 47] = 2, 1, 1

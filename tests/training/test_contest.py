@@ -96,9 +96,18 @@ def test_networks_of_a_hopeless_source_or_reference_do_not_start():
     assert {one.reference for one in starters} == {"labels"}
 
 
-def test_gentle_training_is_for_few_labels_and_long_training_for_many(bench):
+def test_gentle_training_is_for_few_labels_and_long_training_for_many(bench, monkeypatch):
     everyone = replace(bench, portfolio=PORTFOLIO)
     names = {one.name for one in PORTFOLIO}
+    monkeypatch.setattr(
+        module, "_starters", lambda everyone, cheap: [one for one in everyone if one not in cheap]
+    )
+
+    def nothing(works):
+        return ((work, np.zeros(len(work.held))) for work in works)
+
+    took_part = contest(everyone, np.arange(48), 0, run=nothing).predictions
+    assert {one.name for one in took_part} == {one.name for one in entrants(everyone, 48)}
     by_name = {"tl1-residual-hot", "tl1-labels-long"}
     assert names - {one.name for one in entrants(everyone, 10**6)} == by_name | {"tl1-residual"}
     few = {one.name for one in entrants(everyone, 159)}

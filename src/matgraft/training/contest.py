@@ -316,7 +316,7 @@ def calibration(task: Task, model: Predictor, held: Contest) -> Intervals:
     """Intervals of a model from the errors of the contest's folds."""
     features = model.features(task.graphs)[held.rows]
     error = np.abs(held.blended - held.truth)
-    return calibrated(task.composition[held.rows], features, error, task.label.kind == "cell", held.folds)
+    return calibrated(task.composition[held.rows], features, error, task.label, held.folds)
 
 
 def told(bench: Bench, held: Contest) -> dict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.distance import cdist
 
+from matgraft.data import Label
 from matgraft.models.intervals import COVERAGE, Intervals, conformal_quantile, signals_of
 from matgraft.models.process import GaussianProcess, matern
 from matgraft.training.process import posterior
@@ -29,7 +30,7 @@ def calibrated(
     composition: np.ndarray,
     features: np.ndarray,
     per_atom: np.ndarray,
-    per_cell: bool,
+    label: Label,
     folds: np.ndarray | None = None,
 ) -> Intervals:
     """Learn from errors where more of them are to be expected.
@@ -42,14 +43,14 @@ def calibrated(
         Of the predictor's network.
     per_atom : ndarray, shape (n,)
         Absolute errors per atom of predictions by fits without the structure.
-    per_cell : bool
-        The label adds up over the atoms, and so do its errors.
+    label : Label
+        Of what they are errors: those of a label per cell add up over its atoms.
     folds : ndarray, shape (n,), optional
         Structures of a number were left out together; default each alone.
     """
     features = features.astype(np.float32)
     contains, natoms = composition > 0, composition.sum(axis=1)
-    errors = per_atom * natoms if per_cell else per_atom
+    errors = label.from_per_atom(per_atom, natoms)
     counts = contains.sum(axis=0).astype(float)
     folds = np.arange(len(per_atom)) if folds is None else folds
     _, member = np.unique(folds, return_inverse=True)
@@ -63,10 +64,10 @@ def calibrated(
     centre, width = signals.mean(axis=0), signals.std(axis=0)
     width = np.where(width > 1e-9, width, 1.0)
     standard = (signals - centre) / width
-    slopes = np.array([*_SLOPES, float(per_cell), 0.0])
+    slopes = np.array([*_SLOPES, float(label.kind == "cell"), 0.0])
     prior = (standard * width) @ slopes
-    logarithm = np.log(per_atom + max(_FLOOR * float(np.median(per_atom)), 1e-12))
-    logarithm += per_cell * np.log(natoms)
+    floor = max(_FLOOR * float(np.median(per_atom)), 1e-12)
+    logarithm = np.log(label.from_per_atom(per_atom + floor, natoms))
     level = float((logarithm - prior).mean())
     process, left_out = _smooth(standard, logarithm - prior - level)
     expected = level + prior + left_out

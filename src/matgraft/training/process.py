@@ -106,7 +106,7 @@ def posterior(covariance: np.ndarray, noise: np.ndarray, values: np.ndarray) -> 
     """
     factor, lower = cho_factor(covariance + np.diag(noise), lower=True)
     weights = cho_solve((factor, lower), values)
-    # From the factor by LAPACK, for half the time of solving against the identity.
+    # Two thirds of the time of solving against the identity.
     inverse, _ = dpotri(factor, lower=lower)
     return weights, weights / np.diag(inverse)
 
