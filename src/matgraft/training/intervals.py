@@ -16,7 +16,7 @@ _POWERS = np.arange(0.0, 1.51, 0.1)
 """How strongly intervals follow the difficulty: such that those of the usual coverage are narrowest."""
 _SLOPES = 0.5, 1.0
 """Errors per atom grow as the square root of the distance to the labels, and in proportion to the errors of
-the neighbours: so they do, within a factor of two, on each set of benchmarks/contest.py, and a few labels
+the neighbours: so they do, within a factor of three, on each set of benchmarks/contest.py, and a few labels
 need only say where they do not."""
 _NEAR = 7 / 8
 """Share of the labels whose distance from the others counts as near."""
