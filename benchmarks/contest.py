@@ -27,7 +27,7 @@ import torch
 from matgraft.data import Dataset
 from matgraft.data.splits import grouped_split, groups, keep_where, random_split
 from matgraft.evaluation.tables import Table
-from matgraft.jobs.finetune import AUTO, interval_scores, sources_of
+from matgraft.jobs.finetune import AUTO, interval_scores, sources_of, starts
 from matgraft.jobs.folder import versions, write_text
 from matgraft.jobs.pool import finished, pool
 from matgraft.models.intervals import COVERAGE, conformal_quantile
@@ -108,7 +108,7 @@ def judge(case: Case) -> dict:
     data, grouping = split(case)
     sources = sources_of(AUTO, AUTO)
     task = Task.of(data, SETS[case.name].target, sources[0].cutoff)
-    bench = Bench(task, tuple(sources))
+    bench = Bench(task, tuple(starts(sources, "default")))
     rows, test = np.arange(case.size), np.arange(case.size, len(data))
     _ = bench.zero_shot, bench.features
     start, cpu = time.monotonic(), time.process_time()
@@ -127,10 +127,9 @@ def judge(case: Case) -> dict:
     features = graft.features(task.graphs)[test]
     half_width, strange = graft.intervals.assessed(task.composition[test], features, COVERAGE)
     single = {}
-    for one in bench.candidates():
-        if not case.grouped or one.name in (REFERENCES, DIRECT):
-            model = models.get(one) or bench.fit(one, rows, case.seed)
-            single[called(bench, one)] = said(bench.predicted(one, model, test))
+    for one in () if case.grouped else bench.candidates():
+        model = models.get(one) or bench.fit(one, rows, case.seed)
+        single[called(bench, one)] = said(bench.predicted(one, model, test))
     flagged = strange > 1
     return {
         "auto": said(predicted),

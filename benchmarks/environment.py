@@ -33,6 +33,7 @@ def environment(peer: dict[str, str] | None = None) -> dict:
         "cpus": os.cpu_count(),
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "threads": torch.get_num_threads(),
+        **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
         "vector_instructions": torch.backends.cpu.get_cpu_capability(),
         "python": platform.python_version(),
         "system": platform.platform(),

@@ -1,4 +1,4 @@
-"""Seconds for one epoch over 50,000 source crystals, by one process or by several.
+"""Seconds for one epoch over 50,000 source crystals, by one process or by several; on a GPU if there is one.
 
 ::
 
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of epoch.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     dataset, rows, _ = source_set(load_model("mp-schnet").card)
     samples = Samples(graphs_of(dataset, 5.0), dataset.labels["e_form_per_atom"][rows], rows)
     torch.manual_seed(0)
@@ -47,7 +48,7 @@ def main() -> None:
     clocks = [(time.perf_counter(), time.process_time())]
     with joined() as workers:
         fit(
-            SchNet(Architecture()), samples, None, recipe, SCHEMES["direct"], workers=workers,
+            SchNet(Architecture()).to(device), samples, None, recipe, SCHEMES["direct"], workers=workers,
             report=lambda row: clocks.append((time.perf_counter(), time.process_time())),
         )  # fmt: skip
         if workers.rank:
@@ -57,7 +58,7 @@ def main() -> None:
     path = arguments.out / "epoch.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     processes = os.environ.get("WORLD_SIZE", "1")
-    results[processes] = {
+    results[processes if device == "cpu" else f"{processes} on a GPU"] = {
         "environment": environment(),
         "crystals": len(rows),
         "wall_seconds": [round(float(s), 2) for s in wall],

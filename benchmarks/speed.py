@@ -9,7 +9,8 @@
 
 Contenders run in one process and take turns, round by round; the ratio is taken in each round. What they
 compute is compared before anything is timed, and a disagreement is an error. ``--quick`` needs no peer: the
-fast path against this package's own reference kernel, on little work, within a minute.
+fast path against this package's own reference kernel, on little work, within a minute. ``gpu`` needs one,
+and is not among ``all``.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.split("::")[0].strip(), formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("quantity", choices=[*QUANTITIES, "orientation", "all", "report"])
+    parser.add_argument("quantity", choices=[*QUANTITIES, "gpu", "orientation", "all", "report"])
     parser.add_argument("--schnetpack", type=Path, help="a git checkout of SchNetPack")
     parser.add_argument(
         "--orientation", type=Path, metavar="PYTHON", help="an interpreter that has CHGNet and MACE"

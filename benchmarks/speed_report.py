@@ -15,7 +15,7 @@ from matgraft.errors import InputError
 from matgraft.evaluation.style import COLOURS, INK, STYLE
 from matgraft.evaluation.tables import Table, number
 
-ORDER = ("training", "inference", "latency", "neighbours", "memory", "cif", "orientation")
+ORDER = ("training", "inference", "latency", "neighbours", "memory", "cif", "gpu", "orientation")
 OURS = "matgraft"
 PAGE = """# Speed
 

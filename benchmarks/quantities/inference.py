@@ -29,12 +29,12 @@ def energies_with(side: Side) -> Energies:
     if isinstance(side, Matgraft) and side.network.spacing is not None:
         compiled = CompiledSchNet.of(side.network)
         return lambda rows: compiled.outputs(side.graphs, rows)[:, 0]
-    return partial(_without_gradient, side)
+    return partial(without_gradient, side)
 
 
-def _without_gradient(side: Side, rows: np.ndarray) -> np.ndarray:
+def without_gradient(side: Side, rows: np.ndarray) -> np.ndarray:
     with torch.no_grad():
-        return side.energies(side.batch(rows)).numpy()
+        return side.energies(side.batch(rows)).cpu().numpy()
 
 
 def _compare(setup: Setup, workload: Workload) -> Comparison:

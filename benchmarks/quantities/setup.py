@@ -80,11 +80,11 @@ class Setup:
         return Matgraft(model, workload.dataset, spacing, merge=name == OURS)
 
 
-def batches(n: int, rounds: int) -> list[np.ndarray]:
+def batches(n: int, rounds: int, size: int = BATCH) -> list[np.ndarray]:
     """One batch per round, going through the structures in a random order, again and again."""
     order = np.random.default_rng(0).permutation(n)
-    per_epoch = max(n // BATCH, 1)
-    return [np.sort(order[(k % per_epoch) * BATCH :][:BATCH]) for k in range(rounds)]
+    per_epoch = max(n // size, 1)
+    return [np.sort(order[(k % per_epoch) * size :][:size]) for k in range(rounds)]
 
 
 def predictor(network: SchNet) -> Model:

@@ -26,7 +26,8 @@ class Trainee:
     def __init__(self, side: Side, n: int):
         self.side = side
         self.optimizer = torch.optim.Adam(side.network.parameters(), lr=PAPER.rate, fused=True)
-        self.targets = torch.from_numpy(np.random.default_rng(1).normal(size=n).astype(np.float32))
+        targets = torch.from_numpy(np.random.default_rng(1).normal(size=n).astype(np.float32))
+        self.targets = targets.to(next(side.network.parameters()).device)
 
     def step(self, rows: np.ndarray) -> float:
         loss = functional.mse_loss(self.side.energies(self.side.batch(rows)), self.targets[rows])

@@ -30,6 +30,7 @@ from matgraft.jobs.finetune import (
     named_recipe,
     recipes,
     sources_of,
+    starts,
 )
 from matgraft.jobs.folder import claim, versions, write_json, write_text
 from matgraft.jobs.pool import finished, pool
@@ -194,7 +195,7 @@ def plan(
         }
         for subset in subsets
     }
-    bench = Bench(task, tuple(sources), ARCHITECTURES[arch], portfolio)
+    bench = Bench(task, tuple(starts(sources, preset)), ARCHITECTURES[arch], portfolio)
     # Before it is sent to other processes: each would work it out again.
     _ = bench.zero_shot
     grouping = None if group is None else groups(dataset, group)  # type: ignore[arg-type]

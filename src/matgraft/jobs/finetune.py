@@ -169,6 +169,11 @@ def sources_of(source: str | Path | None, recipe: str) -> list[Model]:
     return sources
 
 
+def starts(sources: list[Model], preset: str) -> list[Model]:
+    """Sources as grafts start from them: with a guess of unknown elements, but for the published preset."""
+    return sources if preset == "paper" else [one.acquainted() for one in sources]
+
+
 def named_recipe(recipe: str, preset: str, reference: ReferenceMode | References) -> Candidate:
     """A transfer scheme by name, trained by the preset's settings; or a candidate of the contest.
 
@@ -254,7 +259,8 @@ def run_finetune(
             "--reference FILE fixes energies, --references FILE suggests them: name one of them."
         )
     chosen = named_recipe(recipe, preset, mode)
-    sources = sources_of(source, recipe)
+    named = sources_of(source, recipe)
+    sources = starts(named, preset)
     parent = sources[0] if sources else None
     if chosen.needs_source and parent is None:
         raise InputError(f"recipe {recipe} needs a source model; give --source, or --recipe direct.")
@@ -274,8 +280,8 @@ def run_finetune(
         "target": target,
         "label": vars(task.label),
         "data_hash": task.data_hash,
-        "source": [one.card.get("name", str(source)) for one in sources],
-        "source_hash": [one.content_hash() for one in sources],
+        "source": [one.card.get("name", str(source)) for one in named],
+        "source_hash": [one.content_hash() for one in named],
         "recipe": recipe,
         "scheme": scheme.model_dump(),
         "reference": mode if isinstance(mode, str) else mode.as_dict(),

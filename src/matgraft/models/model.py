@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from ase.data import chemical_symbols
+from ase.data import atomic_numbers, chemical_symbols
 from safetensors.torch import save_file
 from torch import nn
 
 from matgraft.data import Dataset, Label
 from matgraft.graphs import Batch, Graphs
 from matgraft.models.compiled import CompiledSchNet
+from matgraft.models.elements import likeness
 from matgraft.models.forces import derivatives
 from matgraft.models.intervals import Intervals
 from matgraft.models.predictor import Predictor
@@ -31,6 +33,8 @@ from matgraft.models.schnet import SchNet
 FORMAT = "matgraft-model"
 VERSION = 1
 WEIGHTS, CARD = "model.safetensors", "model.json"
+NEIGHBOURS = 4
+"""Known elements that an unknown one is taken for the mean of."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,20 @@ class Model(Predictor):
         weights = self.network.embedding.weight
         plain = weights.device.type == "cpu" and weights.dtype == torch.float32
         return CompiledSchNet.of(self.network) if plain and self.network.spacing is not None else None
+
+    def acquainted(self) -> Model:
+        """The same for the elements that it knows, with a guess for all others: a start for a graft.
+
+        Embeddings of elements that training never showed are still random. Each becomes the mean of those of
+        the :data:`NEIGHBOURS` known elements that are nearest in the periodic table.
+        """
+        network = copy.deepcopy(self.network)
+        embedding = network.embedding.weight.detach()
+        known = np.array(sorted(atomic_numbers[symbol] for symbol in self.species))
+        strange = np.setdiff1d(np.arange(1, len(embedding)), known)
+        nearest = np.argsort(-likeness()[np.ix_(strange, known)], axis=1, kind="stable")[:, :NEIGHBOURS]
+        embedding[strange] = embedding[known[nearest]].mean(dim=1)
+        return replace(self, network=network)
 
     def derivatives(self, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         values, forces, strain = derivatives(

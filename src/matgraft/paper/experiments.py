@@ -133,6 +133,7 @@ EXPERIMENTS = (
         _EXTENDED,
         name="ours/extended",
         schemes=(*SCHEMES, PROCESS, AUTO),
+        costly=(),
         source=f"{WITHOUT_CRMN_TOTAL},{WITHOUT_CRMN}",
     ),
     *_architectures(OURS),
