@@ -6,6 +6,7 @@ SchNetPack comes from a source tree, PyG (``torch_geometric``) from its wheel. W
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -131,7 +132,12 @@ class SchNetPack:
             and node.targets[0].id == "__version__"
         )
         self.commit = subprocess.run(
-            ["git", "-C", str(checkout), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+            ["git", "-C", str(checkout), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+            # Not that of a repository around it.
+            env=os.environ | {"GIT_CEILING_DIRECTORIES": str(checkout.resolve().parent)},
         ).stdout.strip()
 
     def network(self, model: SchNet) -> torch.nn.Sequential:

@@ -99,7 +99,7 @@ def draw(comparisons: list[dict], path: Path) -> None:
         FigureCanvasAgg(figure)
         axes = figure.subplots()
         for y, (_, ratio) in enumerate(bars):
-            axes.barh(y, ratio["median"], height=0.62, color=COLOURS[0])
+            axes.barh(y, ratio["median"] - 1.0, left=1.0, height=0.62, color=COLOURS[0])
             axes.plot([ratio["q1"], ratio["q3"]], [y, y], color=INK, linewidth=1.4)
             axes.annotate(
                 f"{number(ratio['median'])}\N{MULTIPLICATION SIGN}",
@@ -112,8 +112,8 @@ def draw(comparisons: list[dict], path: Path) -> None:
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.set_xscale("log")
-        axes.set_xlim(1.0, 1.7 * max(ratio["q3"] for _, ratio in bars))
-        axes.xaxis.set_major_locator(FixedLocator([1, 2, 5, 10, 20, 50, 100, 200, 500]))
+        axes.set_xlim(0.5, 1.7 * max(ratio["q3"] for _, ratio in bars))
+        axes.xaxis.set_major_locator(FixedLocator([0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("times less CPU time or memory: median and quartiles")
@@ -171,10 +171,11 @@ def _about(reports: list[dict]) -> str:
         commit = (environment["commit"] or "unknown")[:12]
         changed = f" with {n} changed files" if (n := environment["changed_files"]) else ""
         peer = environment.get("schnetpack")
+        gpu = f", {environment['gpu']}" if "gpu" in environment else ""
         text = (
             f"{environment['date']}, {environment['cpu']} ({environment['vector_instructions']}), "
-            f"{environment['cpus']} cores, {environment['threads']} thread; Python {environment['python']}, "
-            f"{versions}; commit {commit}{changed}"
+            f"{environment['cpus']} cores, {environment['threads']} thread{gpu}; "
+            f"Python {environment['python']}, {versions}; commit {commit}{changed}"
             + (f"; SchNetPack {peer['version']} at {peer['commit'][:12]}" if peer else "")
         )
         runs.setdefault(text, []).append(environment["load_average"][0])

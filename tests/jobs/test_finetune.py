@@ -14,7 +14,7 @@ from matgraft.data import Dataset
 from matgraft.errors import InputError
 from matgraft.jobs import contest as contest_job
 from matgraft.jobs import finetune as finetune_job
-from matgraft.jobs.finetune import run_finetune
+from matgraft.jobs.finetune import run_finetune, starts
 from matgraft.models.files import load_model
 from matgraft.training import contest, portfolio
 
@@ -37,6 +37,15 @@ FILES = {
 def read_predictions(path):
     with open(path) as handle:
         return list(csv.DictReader(handle))
+
+
+def test_only_the_published_preset_starts_from_random_embeddings_of_unknown_elements(source):
+    """The source knows Ti, V, Fe and O."""
+    model = load_model(source)
+    ours, published = (starts([model], preset)[0].network.embedding.weight for preset in ("default", "paper"))
+    for symbol, same in (("Fe", True), ("Cr", False)):
+        z = atomic_numbers[symbol]
+        assert bool((ours[z] == published[z]).all()) is same
 
 
 @pytest.mark.parametrize("scheme", ["tl1", "tl2", "tl3"])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from ase.build import bulk
+from ase.data import atomic_numbers
 from small import SMALL
 
 from matgraft.data import Dataset, Label
@@ -51,6 +53,20 @@ def test_marks_unseen_species(model):
     prediction = model.predict(dataset)
     assert prediction.unseen == [(), ("Ag",)]
     assert prediction.unreferenced == [(), ("Ag",)]
+
+
+def test_unknown_elements_start_as_the_mean_of_their_neighbours(model, crystals):
+    model = replace(model, species=model.species | {"Mo", "Zn", "Na", "U"})
+    before = model.network.embedding.weight.detach().clone()
+    acquainted = model.acquainted()
+    after = acquainted.network.embedding.weight.detach()
+    near = [atomic_numbers[symbol] for symbol in ("Ti", "V", "Fe", "Mo")]
+    torch.testing.assert_close(after[atomic_numbers["Cr"]], before[near].mean(0))
+    known = [0, *(atomic_numbers[symbol] for symbol in model.species)]
+    assert torch.equal(after[known], before[known])
+    assert torch.equal(model.network.embedding.weight, before)
+    assert acquainted.species == model.species
+    np.testing.assert_array_equal(acquainted.predict(crystals).values, model.predict(crystals).values)
 
 
 def test_truncated_weights(model, tmp_path):
