@@ -15,7 +15,7 @@ from matgraft.models.blend import Blend
 from matgraft.models.model import Model
 from matgraft.models.references import References
 from matgraft.training import contest as module
-from matgraft.training.contest import contest, entrants, outcome, told
+from matgraft.training.contest import Contest, contest, entrants, outcome, told
 from matgraft.training.graft import Task
 from matgraft.training.portfolio import CHEAP, PORTFOLIO, Bench
 
@@ -96,6 +96,21 @@ def test_networks_of_a_hopeless_source_or_reference_do_not_start():
     assert {one.reference for one in starters} == {"labels"}
 
 
+def test_a_contest_tells_which_networks_did_not_begin(bench):
+    two = replace(
+        bench, sources=tuple(replace(bench.sources[0], card={"name": k}) for k in "ab"), portfolio=PORTFOLIO
+    )
+    began = [one for one in entrants(two, 48) if one.source == 0 and one.reference == "residual"]
+    cheap = [one for one in entrants(two, 48) if one.kind != "network"]
+    held = Contest(
+        np.arange(48), np.zeros(48), {one: np.zeros(48) for one in [*cheap, *began]}, np.ones(48), {}
+    )
+    words = {one.name: one.words for one in PORTFOLIO}
+    assert told(two, held)["not_begun"] == [
+        "all networks from b", words["tl1-labels-hot"], words["direct"]
+    ]  # fmt: skip
+
+
 def test_gentle_training_is_for_few_labels_and_long_training_for_many(bench, monkeypatch):
     everyone = replace(bench, portfolio=PORTFOLIO)
     names = {one.name for one in PORTFOLIO}
@@ -106,7 +121,9 @@ def test_gentle_training_is_for_few_labels_and_long_training_for_many(bench, mon
     def nothing(works):
         return ((work, np.zeros(len(work.held))) for work in works)
 
-    took_part = contest(everyone, np.arange(48), 0, run=nothing).predictions
+    held = contest(everyone, np.arange(48), 0, run=nothing)
+    assert not told(everyone, held)["not_begun"]
+    took_part = held.predictions
     assert {one.name for one in took_part} == {one.name for one in entrants(everyone, 48)}
     by_name = {"tl1-residual-hot", "tl1-labels-long"}
     assert names - {one.name for one in entrants(everyone, 10**6)} == by_name | {"tl1-residual"}

@@ -121,6 +121,7 @@ def _refit(candidate: Candidate, rows: np.ndarray, seed: int) -> Model:
 def contest_table(story: dict, unit: str) -> Table:
     """What :func:`matgraft.training.contest.told` tells, for readers."""
     factor, shown = per_atom_scale(unit)
+    not_begun = "".join(f"; not begun: {words}" for words in story["not_begun"])
     rows = [
         [
             one["words"],
@@ -135,5 +136,6 @@ def contest_table(story: dict, unit: str) -> Table:
         ["candidate", "source", f"error ({shown})" if shown else "error", "folds", "share in the outcome"],
         rows,
         title="The contest, on the training labels alone",
-        caption=f"outcome in cross-validation: {number(factor * story['error_per_atom'])} {shown}",
+        caption=f"outcome in cross-validation: {number(factor * story['error_per_atom'])} {shown}"
+        + not_begun,
     )

@@ -326,21 +326,32 @@ def told(bench: Bench, held: Contest) -> dict:
     -------
     dict
         ``error_per_atom`` of the outcome, and ``candidates``, best first: ``name``, ``words``, ``source``,
-        ``error_per_atom`` (in cross-validation), ``folds`` and ``weight``.
+        ``error_per_atom`` (in cross-validation), ``folds`` and ``weight``. ``not_begun``, in words: networks
+        that cheaper candidates had shown to be hopeless.
     """
+    names = [source.card.get("name", "your own") for source in bench.sources]
     candidates: list[dict] = []
     for one, values in held.predictions.items():
-        source = None if one.source is None else bench.sources[one.source].card.get("name", "your own")
         took_part = len(np.unique(held.folds[~np.isnan(values)]))
         candidates.append(
             {
                 "name": one.name,
                 "words": one.words,
-                "source": source,
+                "source": None if one.source is None else names[one.source],
                 "error_per_atom": held.error(one),
                 "folds": took_part,
                 "weight": held.weights.get(one, 0.0),
             }
         )
     candidates.sort(key=lambda row: (-row["folds"], row["error_per_atom"]))
-    return {"error_per_atom": held.blended_error, "candidates": candidates}
+    waited = [one for one in entrants(bench, len(held.rows)) if one not in held.predictions]
+    began = {one.source for one in held.predictions if one.kind == "network"}
+    not_begun = [
+        one.words if one.source is None or one.source in began else f"all networks from {names[one.source]}"
+        for one in waited
+    ]
+    return {
+        "error_per_atom": held.blended_error,
+        "candidates": candidates,
+        "not_begun": list(dict.fromkeys(not_begun)),
+    }
