@@ -121,7 +121,7 @@ def _refit(candidate: Candidate, rows: np.ndarray, seed: int) -> Model:
 def contest_table(story: dict, unit: str) -> Table:
     """What :func:`matgraft.training.contest.told` tells, for readers."""
     factor, shown = per_atom_scale(unit)
-    not_begun = "".join(f"; not begun: {words}" for words in story["not_begun"])
+    not_begun = f"; not begun: {'; '.join(story['not_begun'])}" if story["not_begun"] else ""
     rows = [
         [
             one["words"],
