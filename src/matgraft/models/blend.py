@@ -112,8 +112,7 @@ class Blend(Predictor):
         found: dict[str, list[int]] = {}
         for k, member in enumerate(self.members):
             digest = hashlib.sha256(repr((member.network.arch, member.network.spacing)).encode())
-            for tensor in member.network.state_dict().values():
-                digest.update(tensor.cpu().numpy().tobytes())
+            digest.update(member.network.weights())
             found.setdefault(digest.hexdigest(), []).append(k)
         return list(found.values())
 

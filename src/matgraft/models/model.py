@@ -193,8 +193,7 @@ class Model(Predictor):
         """SHA-256 of weights, scale and references: what decides a prediction."""
         digest = hashlib.sha256(np.float64(self.scale).tobytes())
         digest.update(np.nan_to_num(self.references.energies, nan=self.references.fallback).tobytes())
-        for tensor in self.network.state_dict().values():
-            digest.update(tensor.cpu().numpy().tobytes())
+        digest.update(self.network.weights())
         if self.process is not None:
             for array in vars(self.process).values():
                 digest.update(array.tobytes())

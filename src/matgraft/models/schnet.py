@@ -184,6 +184,10 @@ class SchNet(nn.Module):
     def _squeezed(self, values: torch.Tensor) -> torch.Tensor:
         return values[:, 0] if self.arch.outputs == 1 else values
 
+    def weights(self) -> bytes:
+        """All parameters, one after the other: equal for equal networks of one architecture."""
+        return b"".join(tensor.cpu().numpy().tobytes() for tensor in self.state_dict().values())
+
     def head(self, k: int) -> SchNet:
         """The network of the ``k``-th property alone; a copy."""
         return self._with_heads({name: self.get_parameter(name)[k : k + 1] for name in _LAST_LAYER})

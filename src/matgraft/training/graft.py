@@ -175,7 +175,8 @@ def finetune(
     Parameters
     ----------
     source : Model or None
-        None (or a scheme that starts at random) trains directly.
+        None (or a scheme that starts at random) trains directly. Where the labels hold elements that it
+        never saw, give :meth:`~matgraft.models.model.Model.acquainted`, as ``matgraft finetune`` does.
     train : Dataset or Task
         Labelled structures; every one of them is used, some to stop early if the recipe says so.
     target : str, optional
