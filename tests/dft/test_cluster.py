@@ -143,13 +143,15 @@ def test_a_block_that_is_killed_loses_nothing(tmp_path, monkeypatch, fake):
 
 
 LABELLER = """
-import logging, sys
+import logging, signal, sys
 from matgraft.dft import cluster
 from matgraft.dft.engine import Engine
 from matgraft.jobs.label import label
 from dft.conftest import TOY, strained
 
 logging.basicConfig(level=logging.INFO)
+# Ignored where a shell started the tests in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 cluster.HEARTBEAT, cluster.LOST = 1, 5
 with cluster.executor(cluster.Cluster()) as pool:
     label(strained(100), sys.argv[1], TOY, Engine((sys.argv[2],), "test"), executor=pool)
