@@ -120,6 +120,20 @@ def test_forces_are_slopes_of_the_energy(name, spacing):
     np.testing.assert_allclose(forces.ravel(), slopes, atol=1e-5 * max(1.0, np.abs(forces).max()))
 
 
+def test_forces_are_slopes_of_the_energy_where_outputs_are_damped():
+    free = model_of()
+    model = replace(free, span=(-1e-3, 1e-3))
+    atoms, step = STRUCTURES["crystal"], 1e-4
+    moved = [atoms.copy() for _ in range(2)]
+    for one, sign in zip(moved, (1, -1), strict=True):
+        one.positions[1, 2] += sign * step
+    up, down = model.forces(moved).energies
+    found = model.forces(atoms)
+    assert found.forces[0][1, 2] == pytest.approx(-(up - down) / (2 * step), rel=1e-5)
+    assert abs(found.forces[0][1, 2]) < 0.5 * abs(free.forces(atoms).forces[0][1, 2])
+    assert found.energies == pytest.approx(model.predict(atoms).values, abs=1e-5)
+
+
 @pytest.mark.parametrize("spacing", [None, 0.01])
 @pytest.mark.parametrize("name", [name for name, atoms in STRUCTURES.items() if atoms.pbc.all()])
 def test_stress_is_the_slope_with_strain(name, spacing):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -64,10 +65,12 @@ def test_they_are_narrower_than_equal_ones_and_wide_where_errors_are(intervals):
     assert half_width[hard].mean() > 2 * half_width[easy].mean()
 
 
-def test_they_stay_finite_for_the_strangest_structures(intervals):
+def test_they_widen_with_the_distance_from_all_labels_and_stay_finite(intervals):
     composition, features, *_ = problem(50, 2)
-    near = intervals.difficulty(composition, features)
-    assert (intervals.difficulty(composition, 1e6 * features) <= 1e3 * near.max()).all()
+    found = [intervals.difficulty(composition, scale * features) for scale in (1e2, 1e4, 1e6)]
+    assert (found[0] > intervals.difficulty(composition, features)).all()
+    for near, far in pairwise(found):
+        np.testing.assert_allclose(far / near, 1e2 ** (0.5 * intervals.power), rtol=0.05)
     other = composition.copy()
     other[:, 22], other[:, 26] = 0, composition[:, 22]
     assert np.isfinite(intervals.difficulty(other, features)).all()

@@ -36,7 +36,10 @@ def model():
 
 
 def test_round_trip(model, crystals, tmp_path):
+    assert load_model(model.save(tmp_path / "model")).span is None
+    model = replace(model, span=(-0.25, 1 / 3))
     loaded = load_model(model.save(tmp_path / "model"))
+    assert loaded.span == model.span
     np.testing.assert_array_equal(loaded.predict(crystals).values, model.predict(crystals).values)
     assert (loaded.label, loaded.species, loaded.card) == (model.label, model.species, model.card)
 

@@ -73,6 +73,23 @@ def test_every_prediction_comes_from_a_fit_without_that_structure(bench):
     assert all(np.isfinite(values).all() for values in held.predictions.values())
 
 
+def test_a_bench_predicts_what_the_model_does_where_outputs_are_damped_too(bench):
+    narrow = replace(bench.sources[0], span=(-1e-3, 1e-3))
+    task = replace(bench.task, per_atom=bench.task.per_atom + np.random.default_rng(0).normal(0, 0.1, 60))
+    damping = replace(bench, task=task, sources=(narrow,), portfolio=PORTFOLIO)
+    rows = np.arange(60)
+    for one in damping.candidates():
+        if one.recipe is not None:
+            one = replace(one, recipe=one.recipe.changed(epochs=1, min_steps=0))
+        model = damping.fit(one, rows[:40], 0)
+        if one.source is not None:
+            assert model.span is not None
+        model = replace(model, span=model.span and narrow.span)
+        np.testing.assert_allclose(
+            damping.predicted(one, model, rows), task.predicted_by(model), atol=1e-5, err_msg=one.name
+        )
+
+
 def test_hopeless_candidates_are_dropped_and_rivals_go_on():
     rng = np.random.default_rng(0)
     truth = np.zeros(60)

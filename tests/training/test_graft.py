@@ -130,6 +130,17 @@ def test_every_mode_trains_and_predicts_finite_values(crystals, source, mode):
     assert model.card["reference"] == mode
 
 
+def test_a_graft_s_span_holds_its_source_s_and_its_outputs_in_training(crystals, source):
+    known = replace(source, span=(-9.0, 0.0))
+    direct = finetune(None, crystals, "energy", scheme="direct", recipe=QUICK, arch=SMALL)
+    outputs = direct.run(direct.graphs(crystals), features=False)[0]
+    assert direct.span == pytest.approx((outputs.min(), outputs.max()), abs=1e-4)
+    model = finetune(known, crystals, "energy", recipe=QUICK)
+    outputs = model.run(model.graphs(crystals), features=False)[0]
+    assert model.span == pytest.approx((-9.0, max(0.0, outputs.max())), abs=1e-4)
+    assert finetune(source, crystals, "energy", recipe=QUICK).span is None
+
+
 def test_given_references_are_kept(crystals, source):
     given = References.given({"O": -4.0, "Ti": -5.0, "V": -5.0, "Fe": -5.0})
     assert finetune(source, crystals, "energy", reference=given, recipe=QUICK).references == given

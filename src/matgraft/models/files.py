@@ -130,16 +130,19 @@ def _load(folder: Path, wanted: str | None) -> Predictor:
             raise InputError(f"{folder}: no property {wanted!r} in this model; there is {', '.join(names)}.")
         k = 0 if wanted is None else names.index(wanted)
         stored = properties[k]["references"]
+        # Models of before have none.
+        span = properties[k].get("span")
         references = References.given(stored["energies"], stored.get("assumed", ()))
         model = Model(
             network=network,
             label=labels[k],
             references=replace(references, fallback=float(stored["fallback"])),
             scale=float(properties[k]["scale"]),
+            span=None if span is None else (float(span[0]), float(span[1])),
             species=frozenset(card["species"]),
             card=card["card"],
         )
-    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (LookupError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(
             f"{folder / CARD}: not a readable model card ({type(error).__name__}: {error})."
         ) from error

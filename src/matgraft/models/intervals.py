@@ -24,7 +24,8 @@ NEAREST = 3
 NEIGHBOURS, PRIOR = 10, 5.0
 """Neighbours whose errors are averaged, and how many neighbours the overall average counts for."""
 STRANGE = 4.0
-"""Signals count up to so many standard deviations from what the labels show: nothing is known beyond."""
+"""What the labels show of signals holds for so many standard deviations. Beyond, the slopes alone go on:
+twice as far from the labels, wider by the root of two."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,9 @@ class Intervals:
 
     def _difficulty(self, composition: np.ndarray, distances: np.ndarray) -> np.ndarray:
         signals = signals_of(distances, self.errors, composition, self.counts)
-        standard = np.clip((signals - self.centre) / self.width, -STRANGE, STRANGE)
-        prior = (standard * self.width) @ self.slopes
-        return np.exp(self.power * (self.level + prior + self.process(standard)))
+        away = signals - self.centre
+        standard = np.clip(away / self.width, -STRANGE, STRANGE)
+        return np.exp(self.power * (self.level + away @ self.slopes + self.process(standard)))
 
     def strangeness(self, features: np.ndarray) -> np.ndarray:
         """Distance to the nearest labels in units of :attr:`reach`, shape (m,); above 1 is outside."""

@@ -22,6 +22,7 @@ from torch import nn
 from matgraft.data import Dataset, Label
 from matgraft.graphs import Batch, Graphs
 from matgraft.models.compiled import CompiledSchNet
+from matgraft.models.damping import damped
 from matgraft.models.elements import likeness
 from matgraft.models.forces import derivatives
 from matgraft.models.intervals import Intervals
@@ -58,6 +59,8 @@ class Model(Predictor):
     intervals : Intervals, optional
     closest : ndarray, shape (119, 119), optional
         Smallest distances of pairs of elements in training.
+    span : tuple of float, optional
+        Least and greatest output of the network in training; see :func:`matgraft.models.damping.damped`.
     """
 
     network: SchNet
@@ -69,6 +72,7 @@ class Model(Predictor):
     process: GaussianProcess | None = None
     intervals: Intervals | None = None
     closest: np.ndarray | None = None
+    span: tuple[float, float] | None = None
 
     @property
     def cutoff(self) -> float:
@@ -103,7 +107,8 @@ class Model(Predictor):
 
     def said(self, composition: np.ndarray, outputs: np.ndarray, features: np.ndarray) -> np.ndarray:
         """What this model makes of its network's :meth:`run`: values per atom, shape (n,)."""
-        values = self.references.per_atom(composition) + self.scale * outputs
+        credible = damped(torch.from_numpy(outputs), self.span).numpy()
+        values = self.references.per_atom(composition) + self.scale * credible
         return values if self.process is None else values + self.process(features)
 
     def features(self, graphs: Graphs) -> np.ndarray:
@@ -136,7 +141,7 @@ class Model(Predictor):
 
     def derivatives(self, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         values, forces, strain = derivatives(
-            _Values(self.network, self.scale, self.process), self.cutoff, dataset
+            _Values(self.network, self.scale, self.span, self.process), self.cutoff, dataset
         )
         return self.references.per_atom(dataset.composition()) + values, forces, strain
 
@@ -176,6 +181,7 @@ class Model(Predictor):
         return {
             "label": asdict(self.label),
             "scale": self.scale,
+            "span": self.span,
             "references": {
                 "energies": self.references.as_dict(),
                 "fallback": self.references.fallback,
@@ -187,10 +193,11 @@ class Model(Predictor):
         return {
             "architecture": self.network.arch.as_dict(),
             "parameters": sum(p.numel() for p in self.network.parameters()),
+            "span": self.span,
         }
 
     def content_hash(self) -> str:
-        """SHA-256 of weights, scale and references: what decides a prediction."""
+        """SHA-256 of weights, scale and references: what decides a prediction in the domain."""
         digest = hashlib.sha256(np.float64(self.scale).tobytes())
         digest.update(np.nan_to_num(self.references.energies, nan=self.references.fallback).tobytes())
         digest.update(self.network.weights())
@@ -203,12 +210,18 @@ class Model(Predictor):
 class _Values(nn.Module):
     """What a model adds to its references, per atom; gradients flow back to the distances."""
 
-    def __init__(self, network: SchNet, scale: float, process: GaussianProcess | None):
+    def __init__(
+        self,
+        network: SchNet,
+        scale: float,
+        span: tuple[float, float] | None,
+        process: GaussianProcess | None,
+    ):
         super().__init__()
-        self.network, self.scale, self.process = network, scale, process
+        self.network, self.scale, self.span, self.process = network, scale, span, process
 
     def forward(self, graph: Batch) -> torch.Tensor:
-        values = self.scale * self.network(graph)
+        values = self.scale * damped(self.network(graph), self.span)
         if self.process is not None:
             values = values + self.process.differentiable(self.network.features(graph))
         return values

@@ -113,7 +113,7 @@ class Predictor(ABC):
 
     @abstractmethod
     def content_hash(self) -> str:
-        """SHA-256 of everything that decides a prediction."""
+        """SHA-256 of everything that decides a prediction in the domain."""
 
     def graphs(self, dataset: Dataset) -> Graphs:
         """Graphs of a data set with this model's cutoff."""

@@ -18,7 +18,8 @@ from matgraft.data import Dataset, Label
 from matgraft.errors import InputError
 from matgraft.graphs import Graphs, graphs_of
 from matgraft.graphs.closest import closest
-from matgraft.models.model import Model
+from matgraft.models.damping import spanned
+from matgraft.models.model import Model, run_network
 from matgraft.models.predictor import Predictor
 from matgraft.models.references import References
 from matgraft.models.schnet import Architecture, SchNet
@@ -249,6 +250,7 @@ def finetune(
     )
     network.to("cpu").eval()
     species = symbols(task.composition[rows])
+    outputs = run_network(network, task.graphs, rows)
     return Model(
         network=network,
         label=task.label,
@@ -269,6 +271,7 @@ def finetune(
             "history": history,
         },
         closest=task.closest(rows, start),
+        span=_span(outputs, start),
     )
 
 
@@ -343,6 +346,7 @@ def train_from_scratch(
     network.to("cpu").eval()
     species = symbols(task.composition[train_rows])
     seen = task.closest(train_rows, start)
+    outputs = run_network(network, task.graphs, train_rows).reshape(len(train_rows), -1)
     return [
         Model(
             network.head(k) if arch.outputs > 1 else network,
@@ -352,6 +356,7 @@ def train_from_scratch(
             species,
             {"history": history},
             closest=seen,
+            span=spanned(outputs[:, k]),
         )
         for k, one in enumerate(tasks)
     ]
@@ -461,6 +466,13 @@ def _device() -> str:
 def symbols(composition: np.ndarray) -> frozenset[str]:
     """Elements that any of the structures contains."""
     return frozenset(chemical_symbols[z] for z in np.flatnonzero(composition.any(axis=0)))
+
+
+def _span(outputs: np.ndarray, source: Model | None) -> tuple[float, float] | None:
+    """Of a network in training, its source's included; None where that is not known."""
+    if source is None:
+        return spanned(outputs)
+    return None if source.span is None else spanned(outputs, source.span)
 
 
 def _fingerprint(

@@ -8,7 +8,9 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
+import torch
 
+from matgraft.models.damping import damped
 from matgraft.models.model import Model, run_network
 from matgraft.models.references import References
 from matgraft.models.schnet import ARCHITECTURES, Architecture, SchNet
@@ -172,6 +174,7 @@ class Bench:
             scale=source.scale if source is not None and candidate.reference == "residual" else 0.0,
             species=symbols(task.composition[rows]) | (source.species if source is not None else frozenset()),
             closest=task.closest(rows, source),
+            span=None if source is None else source.span,
         )
         if candidate.kind == "references":
             return model
@@ -184,7 +187,8 @@ class Bench:
         """What a fitted candidate says of structures ``rows``, per atom; the sources are not run again."""
         values = model.references.per_atom(self.task.composition[rows])
         if candidate.kind == "network":
-            return values + model.scale * run_network(model.network, self.task.graphs, rows)
+            outputs = torch.from_numpy(run_network(model.network, self.task.graphs, rows))
+            return values + model.scale * damped(outputs, model.span).numpy()
         k = candidate.source
         if k is not None and model.scale:
             inside = self.sources[k].references.per_atom(self.task.composition[rows])

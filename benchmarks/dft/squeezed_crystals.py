@@ -1,0 +1,116 @@
+"""What sources and a graft say of squeezed crystals, with and without damping, against DFT.
+
+    python benchmarks/dft/squeezed_crystals.py [--store squeezed.db]
+
+No crystal that the source learnt from is squeezed to six tenths of its lengths: there it knows nothing, and
+:mod:`matgraft.models.damping` limits what it says. Energies per atom above that of the same crystal at its
+own lattice constant; labels by the protocol `fast`, which is exact enough for tens of eV. The graft has 400
+labels of oxides near their lowest energy; do its intervals and flags tell?
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.build import bulk
+
+from matgraft.data import Dataset
+from matgraft.dft.engine import find
+from matgraft.dft.protocols import protocol
+from matgraft.dft.store import Store
+from matgraft.evaluation.tables import Table
+from matgraft.jobs.finetune import run_finetune
+from matgraft.jobs.folder import versions, write_json
+from matgraft.jobs.label import label
+from matgraft.models.files import load_source
+
+SOURCES = ("mp-schnet", "mp-schnet-total-energy")
+CRYSTALS = {
+    "Si-diamond": 5.469,
+    "Cr-bcc": 2.85,
+    "TiO-rocksalt": 4.29,
+    "VO-rocksalt": 4.19,
+    "MnO-rocksalt": 4.44,
+    "TiO2-fluorite": 4.83,
+    "SiO2-fluorite": 4.62,
+}
+"""Lattice constants in Angstrom."""
+SCALES = (0.5, 0.55, 0.6, 0.65, 0.7, 0.8, 0.9, 1.0)
+
+
+def crystal(name: str, scale: float) -> Atoms:
+    formula, structure = name.split("-")
+    return bulk(formula, structure, a=scale * CRYSTALS[name])
+
+
+def relative(values: np.ndarray) -> np.ndarray:
+    """Of each crystal, to the last of its scales; shape (n_crystals, n_scales)."""
+    table = values.reshape(len(CRYSTALS), -1)
+    return table - table[:, -1:]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--store", default="squeezed.db")
+    parser.add_argument("--out", default="results/dft/squeezed_crystals.json")
+    parser.add_argument("--workers", type=int, default=1)
+    options = parser.parse_args()
+    cases = [(name, scale) for name in CRYSTALS for scale in SCALES]
+    dataset = Dataset.from_atoms(
+        [crystal(*case) for case in cases], [f"{name}-{scale:.2f}" for name, scale in cases]
+    )
+    label(dataset, options.store, protocol("fast"), find(), workers=options.workers)
+    found = {name: entry.result.free_energy for entry in Store(options.store).entries() for name in entry.ids}
+    said = {"DFT": np.array([found[name] for name in dataset.ids]) / dataset.natoms}
+    for name in SOURCES:
+        model = load_source(name)
+        said[name] = model.predict(dataset).per_atom
+        said[f"{name}, not damped"] = replace(model, span=None).predict(dataset).per_atom
+    above = {who: relative(values) for who, values in said.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        graft = run_finetune(
+            "tmo-oxides-fetiv", "energy", Path(folder) / "graft", source=SOURCES[1], recipe="tl3", val="117"
+        ).model
+    told = graft.predict(dataset)
+    above["graft"] = relative(told.per_atom)
+    half_width = (told.half_width / dataset.natoms).reshape(len(CRYSTALS), -1)
+    strangeness = told.strangeness.reshape(len(CRYSTALS), -1)
+    oxides = [k for k, name in enumerate(CRYSTALS) if name.startswith(("TiO", "VO"))]
+    rows = []
+    for k, scale in enumerate(SCALES[:-1]):
+        errors = (
+            np.abs(above[who][:, k] - above["DFT"][:, k])
+            for name in SOURCES
+            for who in (f"{name}, not damped", name)
+        )
+        means = (f"{values.mean():.1f} ({values.max():.0f})" for values in errors)
+        off = np.abs(above["graft"] - above["DFT"])[oxides, k]
+        graft_told = (
+            f"{off.mean():.1f}",
+            f"{half_width[oxides, k].mean():.1f}",
+            f"{strangeness[oxides, k].min():.0f}",
+        )
+        rows.append((f"{scale:.2f}", f"{above['DFT'][:, k].mean():.1f}", *means, *graft_told))
+    heads = [f"{name}, {how}" for name in SOURCES for how in ("as it is", "damped")]
+    heads += ["graft", "half width", "strangeness"]
+    print(Table(("lengths", "DFT", *heads), rows, "Squeezed crystals").markdown())
+    write_json(
+        Path(options.out),
+        {
+            "protocol": str(protocol("fast")),
+            "ids": dataset.ids.tolist(),
+            "above_ev_per_atom": {who: values.round(4).tolist() for who, values in above.items()},
+            "graft_half_width_ev_per_atom": half_width.round(4).tolist(),
+            "graft_strangeness": strangeness.round(2).tolist(),
+            "versions": versions(),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""What the shipped sources met in training: how near atoms come, and how much their networks say.
+
+    python benchmarks/training_domain.py
+
+Adds ``closest.safetensors`` and the card's ``span`` to each shipped model that lacks them; ``pretrain`` does
+so by itself.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from workloads import source_set
+
+from matgraft.data import Dataset
+from matgraft.graphs import build_graphs
+from matgraft.graphs.closest import closest
+from matgraft.models import files
+from matgraft.models.damping import spanned
+from matgraft.models.files import load_source, shipped_models
+from matgraft.models.model import CARD, Model
+
+SHIPPED = Path(files.__file__).parent / "shipped"
+AT_ONCE = 2000
+
+
+def properties(name: str) -> list[Model]:
+    """A shipped model for each of its labels."""
+    card = json.loads((SHIPPED / name / CARD).read_text())
+    return [load_source(f"{name}:{one['label']['name']}") for one in (card, *card["further"])]
+
+
+def met(models: list[Model], dataset: Dataset, train: np.ndarray) -> list[Model]:
+    """The same with what they met."""
+    distances, spans = None, [one.span for one in models]
+    for part in np.array_split(train, len(train) // AT_ONCE):
+        graphs = build_graphs(dataset[np.sort(part)], models[0].cutoff)
+        found = closest(graphs)
+        distances = found if distances is None else np.minimum(distances, found)
+        spans = [
+            spanned(one.run(graphs, features=False)[0], span) for one, span in zip(models, spans, strict=True)
+        ]
+    return [replace(one, closest=distances, span=span) for one, span in zip(models, spans, strict=True)]
+
+
+def main() -> None:
+    for name in shipped_models():
+        models = properties(name)
+        if all(one.closest is not None and one.span is not None for one in models):
+            continue
+        dataset, train, _ = source_set(models[0].card)
+        first, *further = met(models, dataset, train)
+        first.save(SHIPPED / name, further)
+        print(name, *((one.label.name, one.span) for one in (first, *further)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
