@@ -306,8 +306,7 @@ class Dataset:
         )
 
     def content_hash(self, *targets: str) -> str:
-        """SHA-256 of the structures and of the named labels: equal data, equal hash, whatever the "
-        "file format."""
+        """SHA-256 of structures and named labels: equal data, equal hash, whatever the file format."""
         digest = hashlib.sha256()
         for name in ("natoms", "numbers", "positions", "cells", "pbc"):
             digest.update(np.ascontiguousarray(getattr(self, name)).tobytes())

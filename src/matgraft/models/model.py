@@ -193,7 +193,7 @@ class Model(Predictor):
         return {
             "architecture": self.network.arch.as_dict(),
             "parameters": sum(p.numel() for p in self.network.parameters()),
-            "span": self.span,
+            "span": self.span and list(self.span),
         }
 
     def content_hash(self) -> str:
