@@ -1,13 +1,15 @@
 """Does the contest choose well, and do its intervals hold? Against every single recipe, in hindsight.
 
     python benchmarks/contest.py run [--out results/contest] [--seeds 10] [--sizes 50 100]
+    python benchmarks/contest.py again [--out results/contest]
     python benchmarks/contest.py report [--out results/contest]
 
 Five sets, 50 to 400 labels, each seed with a test set and training labels of its own. Every candidate of the
 portfolio is fitted to all labels and judged on the test set, which the contest never sees: the best of them
 is what one could have chosen only in hindsight. With new formulas in the test set the intervals alone are of
 interest, and single recipes are left out. Development used seeds from 100 on; these are 0 to 9. Every case
-that is finished is a line of cases.jsonl, and is not done again.
+that is finished is a line of cases.jsonl, and is not done again by `run`. After a change of the contest, or
+of its intervals, `again` repeats all but the single recipes.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import argparse
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -103,8 +105,8 @@ def split(case: Case) -> tuple[Dataset, np.ndarray | None]:
     return data[both], None if grouping is None else grouping[both]
 
 
-def judge(case: Case) -> dict:
-    """Everything about one case."""
+def judge(case: Case, single: dict[str, float] | None = None) -> dict:
+    """Everything about one case; errors of the single recipes, if they are at hand, are taken over."""
     data, grouping = split(case)
     sources = sources_of(AUTO, AUTO)
     task = Task.of(data, SETS[case.name].target, sources[0].cutoff)
@@ -126,10 +128,11 @@ def judge(case: Case) -> dict:
     in_label = task.label.from_per_atom(error, natoms)
     features = graft.features(task.graphs)[test]
     half_width, strange = graft.intervals.assessed(task.composition[test], features, COVERAGE)
-    single = {}
-    for one in () if case.grouped else bench.candidates():
-        model = models.get(one) or bench.fit(one, rows, case.seed)
-        single[called(bench, one)] = said(bench.predicted(one, model, test))
+    if single is None:
+        single = {}
+        for one in () if case.grouped else bench.candidates():
+            model = models.get(one) or bench.fit(one, rows, case.seed)
+            single[called(bench, one)] = said(bench.predicted(one, model, test))
     flagged = strange > 1
     return {
         "auto": said(predicted),
@@ -155,22 +158,36 @@ def called(bench: Bench, one: Candidate) -> str:
     return one.name if one.source is None else f"{one.name} @ {bench.sources[one.source].card['name']}"
 
 
-def finished_cases(out: Path) -> dict[Case, dict]:
-    path = out / CASES
+def finished_cases(path: Path) -> dict[Case, dict]:
     lines = path.read_text().splitlines() if path.is_file() else []
     return {Case(**row.pop("case")): row for row in map(json.loads, lines)}
 
 
 def run(out: Path, every: Sequence[Case], workers: int) -> None:
+    """Do what is missing of ``every`` case."""
     out.mkdir(parents=True, exist_ok=True)
-    done = finished_cases(out)
-    waiting = [case for case in every if case not in done]
+    done = finished_cases(out / CASES)
+    waiting: dict[Case, None] = {case: None for case in every if case not in done}
+    _judged(out / CASES, waiting, workers)
+
+
+def again(out: Path, workers: int) -> None:
+    """Repeat the contest of every case that is done; interrupted, the next call goes on."""
+    path, partial = out / CASES, out / f"{CASES}.part"
+    before, renewed = finished_cases(path), finished_cases(partial)
+    _judged(partial, {case: row["single"] for case, row in before.items() if case not in renewed}, workers)
+    partial.replace(path)
+
+
+def _judged(path: Path, waiting: Mapping[Case, dict[str, float] | None], workers: int) -> None:
+    """Append the cases to a file, each when it is finished."""
     with (
-        Progress(len(every), "contest", unit="cases", done=len(every) - len(waiting)) as progress,
+        Progress(len(waiting), "contest", unit="cases") as progress,
         pool(workers, torch.set_num_threads, 1) as executor,
-        open(out / CASES, "a") as lines,
+        open(path, "a") as lines,
     ):
-        for case, result in finished({executor.submit(judge, case): case for case in waiting}):
+        pending = {executor.submit(judge, case, single): case for case, single in waiting.items()}
+        for case, result in finished(pending):
             print(json.dumps({"case": vars(case), **result, "versions": versions()}), file=lines, flush=True)
             progress.step()
 
@@ -178,7 +195,7 @@ def run(out: Path, every: Sequence[Case], workers: int) -> None:
 def report(out: Path) -> None:
     """Tables of means over seeds."""
     found: dict[tuple[str, bool, int], list[dict]] = defaultdict(list)
-    done = finished_cases(out)
+    done = finished_cases(out / CASES)
     for case in sorted(done, key=lambda one: (list(SETS).index(one.name), one.grouped, one.size, one.seed)):
         found[case.name, case.grouped, case.size].append(done[case])
     choice, width = [], []
@@ -240,7 +257,7 @@ def report(out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("run", "report"))
+    parser.add_argument("what", choices=("run", "again", "report"))
     parser.add_argument("--out", type=Path, default=Path("results/contest"))
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument(
@@ -250,6 +267,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.what == "run":
         run(options.out, list(cases(options.seeds, options.sizes)), options.workers)
+    if options.what == "again":
+        again(options.out, options.workers)
     report(options.out)
 
 

@@ -119,9 +119,8 @@ def test_a_contest_tells_which_networks_did_not_begin(bench):
     )
     began = [one for one in entrants(two, 48) if one.source == 0 and one.reference == "residual"]
     cheap = [one for one in entrants(two, 48) if one.kind != "network"]
-    held = Contest(
-        np.arange(48), np.zeros(48), {one: np.zeros(48) for one in [*cheap, *began]}, np.ones(48), {}
-    )
+    zero = np.zeros(48)
+    held = Contest(np.arange(48), zero, {one: zero for one in [*cheap, *began]}, np.ones(48), {}, zero)
     words = {one.name: one.words for one in PORTFOLIO}
     assert told(two, held)["not_begun"] == [
         "all networks from b", words["tl1-labels-hot"], words["direct"]
@@ -178,6 +177,17 @@ def test_blends_where_errors_cancel_and_not_where_one_is_best():
     np.testing.assert_allclose(module._weights(truth + noise, truth), [1, 0, 0])
 
 
+def test_labels_of_a_fold_do_not_weigh_what_is_predicted_for_it():
+    rng = np.random.default_rng(0)
+    predictions, folds = rng.normal(size=(8, 40)), np.arange(40) % 5
+    blended = module._left_out(predictions, np.zeros(40), folds)
+    other = module._left_out(predictions, np.where(folds == 2, 1e3, 0.0), folds)
+    np.testing.assert_array_equal(blended[folds == 2], other[folds == 2])
+    # Of candidates that know nothing, the weights of all labels find a flattering mixture.
+    flattered = module._weights(predictions, np.zeros(40)) @ predictions
+    assert np.abs(flattered).mean() < 0.9 * np.abs(blended).mean()
+
+
 def test_few_labels_do_not_choose_between_equals():
     """Of two that are equally good, the luck of 20 labels favours one; the other keeps a part."""
     rng = np.random.default_rng(0)
@@ -191,8 +201,9 @@ def test_outcome_of_several_is_a_blend(bench):
     first, second = (replace(one, source=0) for one in CHEAP[:2])
     rows = np.arange(48)
     held = module.Contest(
-        rows, rows % 5, {first: rows * 0.0, second: rows * 0.0}, rows * 0.0, {first: 0.4, second: 0.6}
-    )
+        rows, rows % 5, dict.fromkeys((first, second), rows * 0.0), rows * 0.0, {first: 0.4, second: 0.6},
+        rows * 0.0,
+    )  # fmt: skip
     model = outcome(bench, held, 0)
     assert isinstance(model, Blend)
     parts = [bench.task.predicted_by(member) for member in model.members]

@@ -63,6 +63,9 @@ class Contest:
     truth : ndarray, shape (n,)
     weights : dict of Candidate to float
         Of those to be fitted to all labels; the sum is 1.
+    blended : ndarray, shape (n,)
+        Out-of-fold predictions of the outcome: each fold's, with the weights that the other folds alone would
+        have chosen. A fold's own labels would find the weights that flatter it.
     """
 
     rows: np.ndarray
@@ -70,6 +73,7 @@ class Contest:
     predictions: dict[Candidate, np.ndarray]
     truth: np.ndarray
     weights: dict[Candidate, float]
+    blended: np.ndarray
 
     def error(self, candidate: Candidate) -> float:
         """Mean absolute error per atom over the folds that it took part in."""
@@ -79,11 +83,6 @@ class Contest:
     def blended_error(self) -> float:
         """Mean absolute error per atom of :attr:`blended`."""
         return float(np.abs(self.blended - self.truth).mean())
-
-    @property
-    def blended(self) -> np.ndarray:
-        """Out-of-fold predictions of the outcome, shape (n,)."""
-        return sum((w * self.predictions[c] for c, w in self.weights.items()), start=np.zeros(len(self.rows)))
 
 
 def contest(
@@ -126,10 +125,9 @@ def contest(
         go(racing, some)
         racing = _still_racing(racing, cheap, errors)
     finished = [*cheap, *racing]
-    weights = _weights(np.stack([found[one] for one in finished]), truth)
-    return Contest(
-        rows, folds, found, truth, {one: w for one, w in zip(finished, weights, strict=True) if w > 0}
-    )
+    predictions = np.stack([found[one] for one in finished])
+    weights = {one: w for one, w in zip(finished, _weights(predictions, truth), strict=True) if w > 0}
+    return Contest(rows, folds, found, truth, weights, _left_out(predictions, truth, folds))
 
 
 def single(
@@ -152,7 +150,7 @@ def single(
     folds = _folds(rows, seed, None if groups is None else groups[rows])
     found: dict[Candidate, np.ndarray] = {}
     _cross_validate(found, [candidate], rows, folds, range(FOLDS), run or _one_by_one(bench, seed))
-    return Contest(rows, folds, found, bench.task.per_atom[rows], {candidate: 1.0})
+    return Contest(rows, folds, found, bench.task.per_atom[rows], {candidate: 1.0}, found[candidate])
 
 
 def _one_by_one(bench: Bench, seed: int) -> Runner:
@@ -269,6 +267,15 @@ def _weights(predictions: np.ndarray, truth: np.ndarray) -> np.ndarray:
         weights += _blend(predictions[:, half], truth[half]) / _BAGS
     weights = np.where(weights >= min(_LEAST_WEIGHT, weights.max()), weights, 0.0)
     return weights / weights.sum()
+
+
+def _left_out(predictions: np.ndarray, truth: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """Blends of each fold with the weights of the others, shape (n,)."""
+    blended = np.empty(len(truth))
+    for fold in np.unique(folds):
+        held = folds == fold
+        blended[held] = _weights(predictions[:, ~held], truth[~held]) @ predictions[:, held]
+    return blended
 
 
 def _blend(predictions: np.ndarray, truth: np.ndarray) -> np.ndarray:
