@@ -10,14 +10,15 @@ import pytest
 
 from matgraft.jobs import benchmark
 from matgraft.jobs.finetune import baselines
-from matgraft.paper.experiments import EXPERIMENTS, OURS, planned
+from matgraft.paper.experiments import EXPERIMENTS, OURS, PUBLISHED, planned
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "paper"
 
 
+@pytest.mark.parametrize("recipe", [PUBLISHED, OURS])
 @pytest.mark.parametrize("table", ["oxides", "extended"])
-def test_baselines_are_still_those_of_the_committed_results(tmp_path, table):
-    experiment = next(one for one in EXPERIMENTS if one.name == f"{OURS}/{table}")
+def test_baselines_are_still_those_of_the_committed_results(tmp_path, table, recipe):
+    experiment = next(one for one in EXPERIMENTS if one.name == f"{recipe}/{table}")
     plan = planned(experiment, tmp_path)
     committed = json.loads((RESULTS / experiment.name / benchmark.REPORT).read_text())
     assert plan.settings["data_hash"] == committed["settings"]["data_hash"]

@@ -13,10 +13,10 @@ import torch
 def damped(outputs: torch.Tensor, span: tuple[float, float] | None) -> torch.Tensor:
     """Outputs of a network, unchanged in the domain and little increased far outside.
 
-    Outputs in training lay in ``span``, of width ``w``. One of ``n`` more crystals of the kind lies outside
-    with probability ``2 / (n + 1)``, but not far: up to one more width on either side is believed as it is,
-    and of an excess ``e`` over that, ``w log(1 + e / w)``. The slope is continuous and never zero, so that
-    forces still push atoms apart.
+    Outputs in training lay in ``span``, of width ``w``. One more crystal of the same kind lies outside with
+    probability ``2 / (n + 1)`` after ``n``, but not far: up to one more width on either side is believed as
+    it is, and of an excess ``e`` over that, ``w log(1 + e / w)``. The slope is continuous and never zero, so
+    that forces do not vanish.
 
     Parameters
     ----------
