@@ -20,8 +20,10 @@ from ase import Atoms
 from ase.build import bulk
 
 from matgraft.data import Dataset
+from matgraft.dft.calculation import Calculation
 from matgraft.dft.engine import find
 from matgraft.dft.protocols import protocol
+from matgraft.dft.pseudopotentials import library
 from matgraft.dft.store import Store
 from matgraft.evaluation.tables import Table
 from matgraft.jobs.finetune import run_finetune
@@ -64,9 +66,11 @@ def main() -> None:
     dataset = Dataset.from_atoms(
         [crystal(*case) for case in cases], [f"{name}-{scale:.2f}" for name, scale in cases]
     )
-    label(dataset, options.store, protocol("fast"), find(), workers=options.workers)
-    found = {name: entry.result.free_energy for entry in Store(options.store).entries() for name in entry.ids}
-    said = {"DFT": np.array([found[name] for name in dataset.ids]) / dataset.natoms}
+    settings, known = protocol("fast"), library()
+    label(dataset, options.store, settings, find(), workers=options.workers)
+    # By what was calculated: in a store of yours the same crystal may have another name.
+    store, keys = Store(options.store), [Calculation.of(atoms, settings, known).key for atoms in dataset]
+    said = {"DFT": np.array([store.get(key).result.free_energy for key in keys]) / dataset.natoms}
     for name in SOURCES:
         model = load_source(name)
         said[name] = model.predict(dataset).per_atom
@@ -102,7 +106,7 @@ def main() -> None:
     write_json(
         Path(options.out),
         {
-            "protocol": str(protocol("fast")),
+            "protocol": str(settings),
             "ids": dataset.ids.tolist(),
             "above_ev_per_atom": {who: values.round(4).tolist() for who, values in above.items()},
             "graft_half_width_ev_per_atom": half_width.round(4).tolist(),

@@ -8,9 +8,7 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-import torch
 
-from matgraft.models.damping import damped
 from matgraft.models.model import Model, run_network
 from matgraft.models.references import References
 from matgraft.models.schnet import ARCHITECTURES, Architecture, SchNet
@@ -185,10 +183,10 @@ class Bench:
 
     def predicted(self, candidate: Candidate, model: Model, rows: np.ndarray) -> np.ndarray:
         """What a fitted candidate says of structures ``rows``, per atom; the sources are not run again."""
-        values = model.references.per_atom(self.task.composition[rows])
         if candidate.kind == "network":
-            outputs = torch.from_numpy(run_network(model.network, self.task.graphs, rows))
-            return values + model.scale * damped(outputs, model.span).numpy()
+            outputs = run_network(model.network, self.task.graphs, rows)
+            return model.said(self.task.composition[rows], outputs, np.zeros((len(rows), 0)))
+        values = model.references.per_atom(self.task.composition[rows])
         k = candidate.source
         if k is not None and model.scale:
             inside = self.sources[k].references.per_atom(self.task.composition[rows])
