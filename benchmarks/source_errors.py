@@ -3,7 +3,8 @@
     python benchmarks/source_errors.py [MODEL]      default mp-schnet
 
 Writes ``results/MODEL/errors.json``: the validation error, of the crystals that the card holds out, by how
-many snapshots of the Materials Project give the label, by the geometry's origin, and by element.
+many snapshots of the Materials Project give the label, by the geometry's origin, by element, and by how far
+they are from what the model learnt from.
 """
 
 from __future__ import annotations
@@ -59,6 +60,9 @@ def main() -> None:
         has = present[:, chemical_symbols.index(symbol)]
         groups[f"with {symbol}, label in the 2020 snapshot alone, later geometry"] = has & only
         groups[f"with {symbol}, label in 3 of 3 snapshots"] = has & known.all(axis=0)
+    strangeness = model.domain.strangeness(model.features(task.graphs))
+    for low, high in ((0.0, 0.25), (0.25, 0.5), (0.5, 1.0), (1.0, np.inf)):
+        groups[f"strangeness {low:g} to {high:g}"] = (low < strangeness) & (strangeness <= high)
     report = {"model": name, "unit": "eV/atom", "groups": {k: row(chosen) for k, chosen in groups.items()}}
     for key, scores in report["groups"].items():
         print(f"{key:58} {scores['n']:5} MAE {scores['mae']:.4f} median {scores['median']:.4f}")

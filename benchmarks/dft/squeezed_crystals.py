@@ -71,9 +71,12 @@ def main() -> None:
     # By what was calculated: in a store of yours the same crystal may have another name.
     store, keys = Store(options.store), [Calculation.of(atoms, settings, known).key for atoms in dataset]
     said = {"DFT": np.array([store.get(key).result.free_energy for key in keys]) / dataset.natoms}
+    far = {}
     for name in SOURCES:
         model = load_source(name)
-        said[name] = model.predict(dataset).per_atom
+        prediction = model.predict(dataset)
+        said[name] = prediction.per_atom
+        far[name] = prediction.strangeness.reshape(len(CRYSTALS), -1)
         said[f"{name}, not damped"] = replace(model, span=None).predict(dataset).per_atom
     above = {who: relative(values) for who, values in said.items()}
     with tempfile.TemporaryDirectory() as folder:
@@ -83,7 +86,7 @@ def main() -> None:
     told = graft.predict(dataset)
     above["graft"] = relative(told.per_atom)
     half_width = (told.half_width / dataset.natoms).reshape(len(CRYSTALS), -1)
-    strangeness = told.strangeness.reshape(len(CRYSTALS), -1)
+    far["graft"] = told.strangeness.reshape(len(CRYSTALS), -1)
     oxides = [k for k, name in enumerate(CRYSTALS) if name.startswith(("TiO", "VO"))]
     rows = []
     for k, scale in enumerate(SCALES[:-1]):
@@ -94,14 +97,11 @@ def main() -> None:
         )
         means = (f"{values.mean():.1f} ({values.max():.0f})" for values in errors)
         off = np.abs(above["graft"] - above["DFT"])[oxides, k]
-        graft_told = (
-            f"{off.mean():.1f}",
-            f"{half_width[oxides, k].mean():.1f}",
-            f"{strangeness[oxides, k].min():.0f}",
-        )
-        rows.append((f"{scale:.2f}", f"{above['DFT'][:, k].mean():.1f}", *means, *graft_told))
+        graft_told = f"{off.mean():.1f}", f"{half_width[oxides, k].mean():.1f}"
+        least = (f"{values[:, k].min():.1f}" for values in far.values())
+        rows.append((f"{scale:.2f}", f"{above['DFT'][:, k].mean():.1f}", *means, *graft_told, *least))
     heads = [f"{name}, {how}" for name in SOURCES for how in ("as it is", "damped")]
-    heads += ["graft", "half width", "strangeness"]
+    heads += ["graft", "half width", *(f"least strangeness, {name}" for name in far)]
     print(Table(("lengths", "DFT", *heads), rows, "Squeezed crystals").markdown())
     write_json(
         Path(options.out),
@@ -110,7 +110,7 @@ def main() -> None:
             "ids": dataset.ids.tolist(),
             "above_ev_per_atom": {who: values.round(4).tolist() for who, values in above.items()},
             "graft_half_width_ev_per_atom": half_width.round(4).tolist(),
-            "graft_strangeness": strangeness.round(2).tolist(),
+            "strangeness": {who: values.round(2).tolist() for who, values in far.items()},
             "versions": versions(),
         },
     )

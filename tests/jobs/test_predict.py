@@ -19,6 +19,7 @@ from matgraft.errors import InputError
 from matgraft.graphs.closest import closest
 from matgraft.jobs import predict as job
 from matgraft.jobs.predict import predict
+from matgraft.models.domain import Domain
 from matgraft.models.files import load_model
 from matgraft.models.model import Model
 from matgraft.models.references import References
@@ -155,6 +156,24 @@ def test_squeezed_structures_are_marked(crystals, tmp_path, caplog):
         predict(folder, [tmp_path / "4.4.cif", tmp_path / "3.2.cif"], tmp_path / "p.csv")
     assert "1 of 2 structures have atoms nearer than any that the model learnt from" in caplog.text
     assert [row["too_close"] for row in lines(tmp_path / "p.csv")] == ["", "O-O O-Ti Ti-Ti"]
+
+
+def test_what_a_source_did_not_learn_from_is_marked(crystals, tmp_path, caplog):
+    model = model_of(0)
+    features = model.features(model.graphs(crystals))
+    model = replace(model, domain=Domain.of(features[:40], features[40:]))
+    for a in (4.3, 3.2):
+        write(tmp_path / f"{a}.cif", bulk("TiO", "rocksalt", a=a))
+    folder = model.save(tmp_path / "model")
+    with caplog.at_level(logging.WARNING):
+        predict(folder, [tmp_path / "4.3.cif", tmp_path / "3.2.cif"], tmp_path / "p.csv")
+    assert (
+        "1 of 2 structures are unlike the crystals that the model learnt from, the first is 3.2"
+        in caplog.text
+    )
+    near, far = lines(tmp_path / "p.csv")
+    assert float(near["strangeness"]) < 1 < float(far["strangeness"])
+    assert "lower" not in near
 
 
 def test_many_structures_one_by_one_agree_to_the_last_bit(salts, source):

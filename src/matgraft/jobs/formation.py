@@ -203,13 +203,12 @@ def _by_model(model: Predictor, dataset: Dataset, exchange: Exchange, potentials
     per_atom = np.concatenate([prediction.per_atom for prediction in predictions])
     remarks = {}
     if model.intervals is not None:
-        half_width, strangeness = (
-            np.concatenate([getattr(prediction, name) for prediction in predictions])
-            for name in ("half_width", "strangeness")
-        )
+        half_width = np.concatenate([prediction.half_width for prediction in predictions])
         if model.label.kind == "atom":
             half_width = half_width * dataset.natoms
         remarks["half_width"] = np.hypot(half_width[exchange.defect], half_width[exchange.pristine])
+    if model.intervals is not None or model.domain is not None:
+        strangeness = np.concatenate([prediction.strangeness for prediction in predictions])
         remarks["strangeness"] = np.maximum(strangeness[exchange.defect], strangeness[exchange.pristine])
     for name in ("unseen", "unreferenced"):
         symbols = [set(one) for prediction in predictions for one in getattr(prediction, name)]

@@ -123,6 +123,7 @@ def predict(
                 **predictor.description(),
                 "intervals": None if predictor.intervals is None else predictor.intervals.content_hash(),
                 "closest": None if limits is None else sha256(limits.tobytes()).hexdigest(),
+                "domain": None if predictor.domain is None else predictor.domain.content_hash(),
                 "unreferenced": predictor.references.missing.tolist(),
                 "label": asdict(predictor.label),
                 "species": sorted(predictor.species),
@@ -176,9 +177,9 @@ def predict(
 class Results:
     """Predictions of some structures as flat arrays, one entry per structure.
 
-    ``half_width`` and ``strangeness`` are NaN for a model without intervals. ``unseen`` and ``unreferenced``
-    hold elements with spaces between them, ``too_close`` pairs of them, or a question mark where that is not
-    known; ``skipped`` has shape (n_skipped, 3): file, id and reason.
+    ``half_width`` is NaN for a model without intervals, ``strangeness`` where it is not known. ``unseen`` and
+    ``unreferenced`` hold elements with spaces between them, ``too_close`` pairs of them, or a question mark
+    where that is not known; ``skipped`` has shape (n_skipped, 3): file, id and reason.
     """
 
     ids: np.ndarray
@@ -309,10 +310,9 @@ def _predict_chunk(model: Predictor, coverage: float, chunk: Chunk) -> Results:
 
 
 def _uncertainty(results: Results) -> dict[str, np.ndarray]:
-    """Columns that a model with intervals adds."""
-    if np.isnan(results.half_width).all():
-        return {}
-    return {**bounds(results.values, results.half_width), "strangeness": results.strangeness}
+    """Columns of a model that has intervals, or knows its domain."""
+    columns = {} if np.isnan(results.half_width).all() else bounds(results.values, results.half_width)
+    return columns if np.isnan(results.strangeness).all() else columns | {"strangeness": results.strangeness}
 
 
 def _joined(names: list[tuple[str, ...]]) -> np.ndarray:
@@ -370,6 +370,16 @@ def _warn(results: Results) -> None:
         if len(rows):
             names = ", ".join(sorted(set(" ".join(np.unique(values[rows])).split())))
             log.warning(f"%d of %d structures {text}", len(rows), len(values), names, results.ids[rows[0]])
+    # One label in eight is strange to the others, so that of a graft this would be no news.
+    far = np.flatnonzero((results.strangeness > 1) & np.isnan(results.half_width))
+    if len(far):
+        log.warning(
+            "%d of %d structures are unlike the crystals that the model learnt from, the first is %s: their "
+            "values may be far off, marked by a strangeness above 1",
+            len(far),
+            len(results.ids),
+            results.ids[far[0]],
+        )
 
 
 def _write(out: Path, results: Results, unit: str, sort: str, descending: bool, top: int | None) -> None:

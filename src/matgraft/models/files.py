@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from matgraft.data import Label
 from matgraft.errors import InputError
 from matgraft.models.blend import BLEND, MEMBERS, Blend
+from matgraft.models.domain import Domain
 from matgraft.models.intervals import Intervals
 from matgraft.models.model import CARD, FORMAT, VERSION, WEIGHTS, Model
-from matgraft.models.predictor import CLOSEST, INTERVALS, Predictor
+from matgraft.models.predictor import CLOSEST, DOMAIN, INTERVALS, Predictor
 from matgraft.models.process import GaussianProcess
 from matgraft.models.references import References
 from matgraft.models.schnet import Architecture, SchNet
@@ -55,13 +56,15 @@ def load_model(name: str | Path) -> Predictor:
             f"Shipped: {', '.join(shipped_models()) or 'none'}."
         )
     model = _load(folder, label)
-    for path in (folder / CLOSEST, folder / INTERVALS):
+    for path in (folder / CLOSEST, folder / DOMAIN, folder / INTERVALS):
         if not path.is_file():
             continue
         try:
             tensors = load_file(path)
             if path.name == INTERVALS:
                 model = model.with_intervals(Intervals.from_tensors(tensors))
+            elif isinstance(model, Model) and path.name == DOMAIN:
+                model = replace(model, domain=Domain.from_tensors(tensors))
             elif isinstance(model, Model):
                 model = replace(model, closest=tensors["closest"].numpy())
         except (OSError, SafetensorError, KeyError, TypeError) as error:

@@ -23,6 +23,7 @@ from matgraft.data import Dataset, Label
 from matgraft.graphs import Batch, Graphs
 from matgraft.models.compiled import CompiledSchNet
 from matgraft.models.damping import damped
+from matgraft.models.domain import Domain
 from matgraft.models.elements import likeness
 from matgraft.models.forces import derivatives
 from matgraft.models.intervals import Intervals
@@ -61,6 +62,7 @@ class Model(Predictor):
         Smallest distances of pairs of elements in training.
     span : tuple of float, optional
         Least and greatest output of the network in training; see :func:`matgraft.models.damping.damped`.
+    domain : Domain, optional
     """
 
     network: SchNet
@@ -73,6 +75,7 @@ class Model(Predictor):
     intervals: Intervals | None = None
     closest: np.ndarray | None = None
     span: tuple[float, float] | None = None
+    domain: Domain | None = None
 
     @property
     def cutoff(self) -> float:

@@ -23,6 +23,7 @@ from matgraft.errors import InputError
 from matgraft.graphs import Graphs, graphs_of
 from matgraft.graphs.closest import nearer
 from matgraft.models.calculator import MatgraftCalculator
+from matgraft.models.domain import Domain
 from matgraft.models.forces import Forces
 from matgraft.models.intervals import COVERAGE, Intervals
 from matgraft.models.references import References
@@ -47,7 +48,8 @@ class Prediction:
         without intervals.
     strangeness : ndarray, shape (n,), optional
         How far a structure is from the labels; above 1, farther than seven in eight of them from one another.
-        Its interval then rests on little.
+        Its interval then rests on little. Of a source as it is: how far from the crystals that it learnt
+        from; above 1, farther than ninety-nine in a hundred of those held out. None where neither is known.
     too_close : list of tuple of str, length n, optional
         Pairs of elements, such as ``O-Ti``, nearer than in any training structure of source or target: the
         network extrapolates. None of a model that does not know its training structures.
@@ -65,7 +67,7 @@ class Prediction:
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-INTERVALS, CLOSEST = "intervals.safetensors", "closest.safetensors"
+INTERVALS, CLOSEST, DOMAIN = "intervals.safetensors", "closest.safetensors", "domain.safetensors"
 
 
 class Predictor(ABC):
@@ -78,6 +80,8 @@ class Predictor(ABC):
     intervals: Intervals | None
     closest: np.ndarray | None
     """Smallest distances in training, see :func:`matgraft.graphs.closest.closest`; None if unknown."""
+    domain: Domain | None = None
+    """Crystals that its network learnt from; None of a graft, which knows how far its labels are."""
 
     @property
     @abstractmethod
@@ -138,8 +142,8 @@ class Predictor(ABC):
         dataset = _dataset(structures)
         composition = dataset.composition()
         graphs = graphs if graphs is not None else self.graphs(dataset)
-        if self.intervals is None:
-            per_atom = self.per_atom(composition, graphs)
+        if self.intervals is None and self.domain is None:
+            per_atom, features = self.per_atom(composition, graphs), np.zeros((len(graphs), 0))
         else:
             per_atom, features = self.with_features(composition, graphs)
         prediction = Prediction(
@@ -149,10 +153,12 @@ class Predictor(ABC):
             unreferenced=_elements(composition, self.references.missing),
             too_close=None if self.closest is None else nearer(graphs, self.closest),
         )
-        if self.intervals is None:
-            return prediction
-        half_width, strangeness = self.intervals.assessed(composition, features, coverage)
-        return replace(prediction, half_width=half_width, strangeness=strangeness)
+        if self.intervals is not None:
+            half_width, strangeness = self.intervals.assessed(composition, features, coverage)
+            return replace(prediction, half_width=half_width, strangeness=strangeness)
+        if self.domain is not None:
+            return replace(prediction, strangeness=self.domain.strangeness(features))
+        return prediction
 
     def forces(self, structures: Dataset | Atoms | Iterable[Atoms]) -> Forces:
         """Energies, forces and stresses of structures, many at once.
@@ -207,10 +213,11 @@ class Predictor(ABC):
         return replace(self, intervals=intervals)  # type: ignore[type-var]
 
     def save_bounds(self, folder: Path) -> None:
-        """Write intervals and smallest distances, if there are any, beside the model in ``folder``."""
+        """Write intervals, smallest distances and domain, where there are any, beside the model."""
         for name, tensors in (
             (INTERVALS, {} if self.intervals is None else self.intervals.tensors()),
             (CLOSEST, {} if self.closest is None else {"closest": torch.from_numpy(self.closest)}),
+            (DOMAIN, {} if self.domain is None else self.domain.tensors()),
         ):
             if not tensors:
                 (folder / name).unlink(missing_ok=True)

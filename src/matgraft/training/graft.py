@@ -19,6 +19,7 @@ from matgraft.errors import InputError
 from matgraft.graphs import Graphs, graphs_of
 from matgraft.graphs.closest import closest
 from matgraft.models.damping import spanned
+from matgraft.models.domain import SAMPLE, Domain
 from matgraft.models.model import Model, run_network
 from matgraft.models.predictor import Predictor
 from matgraft.models.references import References
@@ -347,6 +348,10 @@ def train_from_scratch(
     species = symbols(task.composition[train_rows])
     seen = task.closest(train_rows, start)
     outputs = run_network(network, task.graphs, train_rows).reshape(len(train_rows), -1)
+    sample = np.random.default_rng([seed, 5]).permutation(train_rows)[:SAMPLE]
+    domain = Domain.of(
+        *(run_network(network, task.graphs, rows, of="features") for rows in (sample, validation_rows))
+    )
     return [
         Model(
             network.head(k) if arch.outputs > 1 else network,
@@ -357,6 +362,7 @@ def train_from_scratch(
             {"history": history},
             closest=seen,
             span=spanned(outputs[:, k]),
+            domain=domain,
         )
         for k, one in enumerate(tasks)
     ]
