@@ -7,7 +7,7 @@ runs=${1:-benchmarks/runs}
 
 ship() { # NAME: a finished run, its model and its errors
     mkdir -p "src/matgraft/models/shipped/$1" "benchmarks/results/$1"
-    cp "$runs/$1"/model.{json,safetensors} "src/matgraft/models/shipped/$1/"
+    cp "$runs/$1"/{model.json,{model,closest,domain}.safetensors} "src/matgraft/models/shipped/$1/"
     cp "$runs/$1"/{metrics.json,training.png} "benchmarks/results/$1/"
 }
 
