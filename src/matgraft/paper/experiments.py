@@ -128,7 +128,13 @@ EXPERIMENTS = (
         _EXTENDED, name="published/extended", recipe=PUBLISHED, source=WITHOUT_CRMN, schemes=LABELS_ALONE[:3]
     ),
     *_architectures(PUBLISHED),
-    replace(_OXIDES, name="ours/oxides", schemes=(*SCHEMES, PROCESS, AUTO), source=f"{TOTAL},{FORMATION}"),
+    replace(
+        _OXIDES,
+        name="ours/oxides",
+        schemes=(*SCHEMES, PROCESS, AUTO),
+        costly=(),
+        source=f"{TOTAL},{FORMATION}",
+    ),
     replace(
         _EXTENDED,
         name="ours/extended",
