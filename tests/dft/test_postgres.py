@@ -147,6 +147,20 @@ def test_two_labellers_share_the_work(url):
     )
 
 
+def test_rows_written_at_once_keep_what_is_theirs(url, monkeypatch):
+    store, rival = Store(url), Store(url)
+    last_id = store._db.get_last_id
+
+    def after_the_rival(cursor) -> int:
+        rival.record(calculation(1), result(calculation(1)), ["b"])
+        return last_id(cursor)
+
+    monkeypatch.setattr(store._db, "get_last_id", after_the_rival)
+    store.record(calculation(0), result(calculation(0)), ["a"])
+    assert Store(url).keys(DONE) == {calculation(0).key, calculation(1).key}
+    check(url, 2)
+
+
 def test_processes_killed_at_random_moments(url, rng):
     check(url, kill_until_done(url, 12, rng, 0.02))
 

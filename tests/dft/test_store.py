@@ -6,6 +6,8 @@ import os
 import signal
 import sqlite3
 import time
+import traceback
+from collections.abc import Callable
 from contextlib import contextmanager
 
 import numpy as np
@@ -107,14 +109,23 @@ def test_two_thousand_kills_between_any_two_steps(tmp_path, rng, monkeypatch):
     assert round_ >= 2000
 
 
-def labeller(place, n: int, engine: FakeEngine) -> int:
-    """A process that labels; its number."""
+def forked(work: Callable[[], object]) -> int:
+    """A process that does this and, whatever becomes of it, never goes on with the tests; its number."""
     child = os.fork()
     if child == 0:
-        os.close(2)
-        label(strained(n), place, TOY, engine, workers=2)  # type: ignore[arg-type]
-        os._exit(0)
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
     return child
+
+
+def labeller(place, n: int, engine: FakeEngine) -> int:
+    """A process that labels; its number."""
+    return forked(lambda: label(strained(n), place, TOY, engine, workers=2))  # type: ignore[arg-type]
 
 
 def kill_until_done(place, n: int, rng, longer: float) -> int:
@@ -147,12 +158,12 @@ def test_two_labellers_share_the_work(tmp_path):
     place, n, children = tmp_path / "labels.db", 30, []
     for _ in range(2):
         reader, writer = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.close(2)
+
+        def work(writer: int = writer) -> None:
             done = label(strained(n), place, TOY, FakeEngine(seconds=0.02))  # type: ignore[arg-type]
             os.write(writer, f"{done.here} {done.done}".encode())
-            os._exit(0)
+
+        child = forked(work)
         os.close(writer)
         children.append((child, reader))
     here = []

@@ -162,6 +162,7 @@ class Store:
         try:
             self._db = connect(str(place), use_lock_file=False)
             if remote:
+                self._db.get_last_id = _last_id_of_this_session
                 self._attach(create)
             metadata = self._db.metadata
         except ImportError as error:
@@ -412,6 +413,16 @@ class Store:
 def without_password(place: str) -> str:
     """The place as messages and files may show it."""
     return re.sub(r"(?<=://)([^:/@]*):[^@/]+@", r"\1:***@", place)
+
+
+def _last_id_of_this_session(cursor: Any) -> int:
+    """Number of the row that was just written.
+
+    The backend asks for the last number that anybody was given: of two processes that write at once, one
+    would put its elements and keys under the other's row.
+    """
+    cursor.execute("SELECT currval('systems_id_seq')")
+    return int(cursor.fetchone()[0])
 
 
 def _in_a_line(error: Exception) -> str:
