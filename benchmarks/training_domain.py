@@ -20,7 +20,7 @@ from matgraft.graphs import build_graphs
 from matgraft.graphs.closest import closest
 from matgraft.models import files
 from matgraft.models.damping import spanned
-from matgraft.models.domain import SAMPLE, Domain
+from matgraft.models.domain import Domain, sample
 from matgraft.models.files import load_source, shipped_models
 from matgraft.models.model import CARD, Model
 
@@ -44,8 +44,8 @@ def met(models: list[Model], dataset: Dataset, train: np.ndarray, held: np.ndarr
         spans = [
             spanned(one.run(graphs, features=False)[0], span) for one, span in zip(models, spans, strict=True)
         ]
-    sample = np.random.default_rng([models[0].card["seed"], 5]).permutation(train)[:SAMPLE]
-    domain = Domain.of(*(features(models[0], dataset, rows) for rows in (sample, held)))
+    learnt = sample(train, models[0].card["seed"])
+    domain = Domain.of(*(features(models[0], dataset, rows) for rows in (learnt, held)))
     return [
         replace(one, closest=distances, span=span, domain=domain)
         for one, span in zip(models, spans, strict=True)

@@ -10,7 +10,7 @@ import torch
 from numba import njit
 
 LANDMARKS, SAMPLE = 1000, 10_000
-"""Crystals that stand for all that were learnt from; and those that the axes are found on."""
+"""Crystals that stand for all that were learnt from; and those that the axes are found on, at most."""
 AXES = 32
 """Principal components of the features that distances are measured along."""
 FAR = 0.99
@@ -48,7 +48,7 @@ class Domain:
         Parameters
         ----------
         features : ndarray, shape (n, d)
-            Of :data:`SAMPLE` training crystals, or of all if there are fewer, in random order.
+            Of training crystals, in random order; see :func:`sample`.
         held : ndarray, shape (m, d)
             Of crystals that were held out.
         """
@@ -83,6 +83,11 @@ class Domain:
         for tensor in self.tensors().values():
             digest.update(tensor.numpy().tobytes())
         return digest.hexdigest()
+
+
+def sample(train: np.ndarray, seed: int) -> np.ndarray:
+    """Rows of training crystals that a domain is made from, in random order."""
+    return np.random.default_rng([seed, 5]).permutation(train)[:SAMPLE]
 
 
 # One structure at a time: a matrix product would round by the number of structures asked about together.

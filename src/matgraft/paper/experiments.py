@@ -62,7 +62,7 @@ class Experiment:
     sizes: tuple[int, ...] = (100, 200, 400)
     val_size: int = 117
     schemes: tuple[str, ...] = (*SCHEMES, PROCESS)
-    costly: tuple[str, ...] = (AUTO,)
+    costly: tuple[str, ...] = ()
     source: str | None = FORMATION
     recipe: str = OURS
     l2: bool = True
@@ -102,6 +102,7 @@ _QUANTUM_ESPRESSO = Experiment(
     sizes=(50, 100, 200),
     val_size=50,
     schemes=(*SCHEMES, PROCESS, AUTO),
+    costly=(AUTO,),
     source=f"{FORMATION},{TOTAL}",
 )
 
@@ -128,19 +129,12 @@ EXPERIMENTS = (
         _EXTENDED, name="published/extended", recipe=PUBLISHED, source=WITHOUT_CRMN, schemes=LABELS_ALONE[:3]
     ),
     *_architectures(PUBLISHED),
-    replace(
-        _OXIDES,
-        name="ours/oxides",
-        schemes=(*SCHEMES, PROCESS, AUTO),
-        costly=(),
-        source=f"{TOTAL},{FORMATION}",
-    ),
-    replace(
-        _EXTENDED,
-        name="ours/extended",
-        schemes=(*SCHEMES, PROCESS, AUTO),
-        costly=(),
-        source=f"{WITHOUT_CRMN_TOTAL},{WITHOUT_CRMN}",
+    *(
+        replace(one, name=f"{OURS}/{one.name}", schemes=(*SCHEMES, PROCESS, AUTO), source=sources)
+        for one, sources in (
+            (_OXIDES, f"{TOTAL},{FORMATION}"),
+            (_EXTENDED, f"{WITHOUT_CRMN_TOTAL},{WITHOUT_CRMN}"),
+        )
     ),
     *_architectures(OURS),
     Experiment("beyond/oxides-formation-energy", "oxides of Fe, Ti, V, source of formation energies"),

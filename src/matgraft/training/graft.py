@@ -19,7 +19,7 @@ from matgraft.errors import InputError
 from matgraft.graphs import Graphs, graphs_of
 from matgraft.graphs.closest import closest
 from matgraft.models.damping import spanned
-from matgraft.models.domain import SAMPLE, Domain
+from matgraft.models.domain import Domain, sample
 from matgraft.models.model import Model, run_network
 from matgraft.models.predictor import Predictor
 from matgraft.models.references import References
@@ -348,10 +348,8 @@ def train_from_scratch(
     species = symbols(task.composition[train_rows])
     seen = task.closest(train_rows, start)
     outputs = run_network(network, task.graphs, train_rows).reshape(len(train_rows), -1)
-    sample = np.random.default_rng([seed, 5]).permutation(train_rows)[:SAMPLE]
-    domain = Domain.of(
-        *(run_network(network, task.graphs, rows, of="features") for rows in (sample, validation_rows))
-    )
+    learnt, held = sample(train_rows, seed), validation_rows
+    domain = Domain.of(*(run_network(network, task.graphs, rows, of="features") for rows in (learnt, held)))
     return [
         Model(
             network.head(k) if arch.outputs > 1 else network,
