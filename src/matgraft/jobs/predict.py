@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from zipfile import BadZipFile
@@ -111,7 +110,6 @@ def predict(
     coverage = COVERAGE if coverage is None else coverage
     if not 0 < coverage < 1:
         raise InputError(f"--coverage {coverage:g} is no probability between 0 and 1.")
-    limits = predictor.closest
     stream = Stream(files)
     kept = _kept(
         out.with_name(f"{out.name}.part"),
@@ -121,9 +119,7 @@ def predict(
             "model": {
                 "weights": predictor.content_hash(),
                 **predictor.description(),
-                "intervals": None if predictor.intervals is None else predictor.intervals.content_hash(),
-                "closest": None if limits is None else sha256(limits.tobytes()).hexdigest(),
-                "domain": None if predictor.domain is None else predictor.domain.content_hash(),
+                "bounds": predictor.bounds_hash(),
                 "unreferenced": predictor.references.missing.tolist(),
                 "label": asdict(predictor.label),
                 "species": sorted(predictor.species),

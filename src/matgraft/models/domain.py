@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,13 +75,6 @@ class Domain:
         """What :meth:`tensors` gave."""
         centre, axes, landmarks = (tensors[name].numpy() for name in ("centre", "axes", "landmarks"))
         return cls(centre, axes, landmarks, float(tensors["reach"][0]))
-
-    def content_hash(self) -> str:
-        """SHA-256 of everything that decides what is strange."""
-        digest = hashlib.sha256()
-        for tensor in self.tensors().values():
-            digest.update(tensor.numpy().tobytes())
-        return digest.hexdigest()
 
 
 def sample(train: np.ndarray, seed: int) -> np.ndarray:

@@ -7,7 +7,6 @@ own fold (cross-conformal, Vovk 2015), times the structure's own difficulty.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -124,13 +123,6 @@ class Intervals:
         return {
             name: torch.from_numpy(np.atleast_1d(array)) for name, array in arrays.items()
         } | self.process.tensors()
-
-    def content_hash(self) -> str:
-        """SHA-256 of everything that decides an interval."""
-        digest = hashlib.sha256()
-        for tensor in self.tensors().values():
-            digest.update(tensor.numpy().tobytes())
-        return digest.hexdigest()
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, torch.Tensor]) -> Intervals:

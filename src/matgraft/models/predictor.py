@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -212,13 +213,26 @@ class Predictor(ABC):
         """A copy that says how far off it may be."""
         return replace(self, intervals=intervals)  # type: ignore[type-var]
 
+    def _bounds(self) -> dict[str, dict[str, torch.Tensor]]:
+        """Intervals, smallest distances and domain: arrays by name, for each file; none for what is not."""
+        return {
+            INTERVALS: {} if self.intervals is None else self.intervals.tensors(),
+            CLOSEST: {} if self.closest is None else {"closest": torch.from_numpy(self.closest)},
+            DOMAIN: {} if self.domain is None else self.domain.tensors(),
+        }
+
+    def bounds_hash(self) -> str:
+        """SHA-256 of everything that decides an interval, and what is out of its depth."""
+        digest = hashlib.sha256()
+        for name, tensors in self._bounds().items():
+            digest.update(name.encode())
+            for tensor in tensors.values():
+                digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()
+
     def save_bounds(self, folder: Path) -> None:
         """Write intervals, smallest distances and domain, where there are any, beside the model."""
-        for name, tensors in (
-            (INTERVALS, {} if self.intervals is None else self.intervals.tensors()),
-            (CLOSEST, {} if self.closest is None else {"closest": torch.from_numpy(self.closest)}),
-            (DOMAIN, {} if self.domain is None else self.domain.tensors()),
-        ):
+        for name, tensors in self._bounds().items():
             if not tensors:
                 (folder / name).unlink(missing_ok=True)
                 continue
