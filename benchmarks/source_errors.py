@@ -62,7 +62,7 @@ def main() -> None:
         groups[f"with {symbol}, label in 3 of 3 snapshots"] = has & known.all(axis=0)
     strangeness = model.domain.strangeness(model.features(task.graphs))
     for low, high in ((0.0, 0.25), (0.25, 0.5), (0.5, 1.0), (1.0, np.inf)):
-        groups[f"strangeness {low:g} to {high:g}"] = (low < strangeness) & (strangeness <= high)
+        groups[f"strangeness {low:g} to {high:g}"] = (low <= strangeness) & (strangeness < high)
     report = {"model": name, "unit": "eV/atom", "groups": {k: row(chosen) for k, chosen in groups.items()}}
     for key, scores in report["groups"].items():
         print(f"{key:58} {scores['n']:5} MAE {scores['mae']:.4f} median {scores['median']:.4f}")
