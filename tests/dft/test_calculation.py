@@ -13,7 +13,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.data import atomic_numbers
 from ase.io import read
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from matgraft.dft import calculation as module
@@ -313,6 +313,7 @@ def test_salt_is_half_up_and_half_down_and_anions_do_not_count():
 
 @pytest.mark.parametrize("few", [FEW, 0])
 @given(seed=st.integers(0, 10**6), n=st.integers(2, 8))
+@example(seed=989361, n=7)
 @settings(max_examples=25, deadline=None)
 def test_signs_are_as_opposite_as_any(few, seed, n):
     """Against all signs that there are, or beyond so many atoms against those that differ in one."""
@@ -324,10 +325,12 @@ def test_signs_are_as_opposite_as_any(few, seed, n):
     assert set(signs) <= {1, -1}
     assert signs[0] == 1
     matrix = coupling(atoms, 1.5 * atoms.cell.volume ** (1 / 3))
+    # Orders count as equal that differ by a millionth of all there is between the best and the worst.
+    tie = 1e-6 * (matrix.sum() - best(matrix))
     if few:
-        assert signs @ matrix @ signs == pytest.approx(best(matrix))
+        assert signs @ matrix @ signs <= best(matrix) + tie + 1e-9
     # Nothing is won by turning one atom.
-    assert (signs * (matrix @ signs)).max() <= 1e-9
+    assert 4 * (signs * (matrix @ signs)).max() <= tie + 1e-9
 
 
 # -------------------------------------------------------------------------------------------------- unfit
