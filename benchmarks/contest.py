@@ -199,12 +199,15 @@ def report(out: Path) -> None:
     for case in sorted(done, key=lambda one: (list(SETS).index(one.name), one.grouped, one.size, one.seed)):
         found[case.name, case.grouped, case.size].append(done[case])
     choice, width = [], []
+    overall: dict[str, list[float]] = defaultdict(list)
     for (name, grouped, size), results in found.items():
         auto = np.mean([one["auto"] for one in results])
         if not grouped:
             singles = {key: np.mean([one["single"][key] for one in results]) for key in results[0]["single"]}
             best = min(singles, key=singles.get)
             floor = min(singles[REFERENCES], singles[DIRECT])
+            overall["error against the best single recipe"].append(auto / singles[best] - 1)
+            overall["error against the floor"].append(auto / floor - 1)
             choice.append(
                 (
                     name, str(size), len(results), f"{auto:.4f}", f"{singles[best]:.4f}", best,
@@ -222,6 +225,8 @@ def report(out: Path) -> None:
             )
             for kind in ("mean", "median")
         )
+        overall[f"held, {'new formulas' if grouped else 'random split'}"].append(np.mean(held))
+        overall["width"].append(ratio)
         width.append(
             (
                 name, "formula" if grouped else "random", str(size), len(results), f"{np.mean(held):.1%}",
@@ -250,6 +255,15 @@ def report(out: Path) -> None:
             "share of test labels inside, inside unscaled conformal intervals; mean and median width in "
             "units of the unscaled ones; structures whose strangeness exceeds 1, among all, among the worst "
             "5 % of errors per atom, and among the worst in the label's unit",
+        ),
+        Table(
+            ("", "least", "mean", "greatest"),
+            [
+                (what, *(f"{said(values):.1%}" for said in (min, np.mean, max)))
+                for what, values in overall.items()
+            ],
+            "Both tables in short",
+            "of the means over seeds",
         ),
     )  # fmt: skip
     write_text(out / "contest.md", "\n\n".join(table.markdown() for table in tables) + "\n")
