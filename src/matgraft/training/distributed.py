@@ -203,7 +203,12 @@ def joined() -> Iterator[Workers]:
     try:
         yield group
     except (InputError, LostWorker) as error:
-        if not group.first_to_fail():
+        first = group.first_to_fail()
+        if group.device == "cpu":
+            # A thread of gloo that frees its last tensor while Python shuts down aborts the process. NCCL
+            # is left as it is: it waits here for what a lost worker never sends.
+            dist.destroy_process_group()
+        if not first:
             raise SystemExit(2 if isinstance(error, InputError) else 1) from None
         raise
     signal.signal(signal.SIGTERM, before)
