@@ -25,11 +25,12 @@ from matgraft.evaluation.metrics import errors
 from matgraft.evaluation.protocol import Subset, learning_curve_subsets
 from matgraft.jobs.folder import write_json
 from matgraft.models.schnet import Architecture, SchNet
+from matgraft.paper.results import WITNESS
 from matgraft.progress import Progress
 from matgraft.training.graft import Task, finetune, fit_references, inner_split
 from matgraft.training.recipe import PAPER
 
-RESULT = Path(__file__).resolve().parent.parent / "results" / "paper" / "schnetpack.json"
+RESULT = Path(__file__).resolve().parent.parent / "results" / "paper" / WITNESS
 DATA, TARGET, VALIDATION = "tmo-oxides-fetiv", "energy", 117
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from pictures import is_picture, overlapping
+from scipy import stats
 
 from matgraft.errors import InputError
 from matgraft.evaluation.metrics import CHEMICAL_ACCURACY
@@ -108,6 +109,34 @@ def test_gains_are_against_direct_training(results):
     size = row[0]
     was = 1 - published.TABLE3["tl2"][int(size)] / published.TABLE3["direct"][int(size)]
     assert f"[{was:+.0%}]" in row[2]
+
+
+def test_gains_of_recipe_and_transfer_are_against_the_published_direct_training(results):
+    ours, baseline = results.get("ours/extended"), results.get("published/extended")
+    rows = tables.gains_of_both(results, "extended").rows
+    assert [row[1] for row in rows[:3]] == ["no TL", "TL1", "TL2"]
+    for size, _, lower, p, *_ in rows[:: len(ours.schemes)]:
+        first, second = (one.over_seeds("direct", int(size)) for one in (ours, baseline))
+        assert lower == f"{1 - first.mean() / second.mean():+.0%}"
+        shift = (first - second).mean() / (first - second).std(ddof=1)
+        t = shift / math.sqrt(1 / len(first) + 163 / int(size))
+        assert float(p) == pytest.approx(2 * stats.t.sf(abs(t), len(first) - 1), abs=6e-4)
+    assert not tables.gains_of_both(replace(results, findings={"ours/extended": ours}), "extended").rows
+
+
+def test_witness_is_compared_on_the_fits_that_both_have(results):
+    fits = [
+        {"who": who, "size": size, "seed": seed, "mae_ev": error}
+        for who, size, seed, error in (
+            ("matgraft", 100, 0, 6.0), ("SchNetPack", 100, 0, 5.0), ("matgraft", 100, 1, 7.0),
+            ("SchNetPack", 100, 1, 8.0), ("matgraft", 100, 2, 99.0), ("matgraft", 400, 0, 3.0),
+        )
+    ]  # fmt: skip
+    (row,) = tables.witness(replace(results, witness=fits)).rows
+    assert row[:2] == ("100", "2")
+    assert row[2].startswith("6.50 ±")
+    assert row[4] == "+0.0%"
+    assert not tables.witness(results).rows
 
 
 def test_claims(results):

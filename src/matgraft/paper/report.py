@@ -17,10 +17,12 @@ from matgraft.paper.tables import (
     claims,
     errors_by_size,
     gains_by_size,
+    gains_of_both,
     methods,
     pays,
     table1,
     table4,
+    witness,
     worth,
 )
 
@@ -100,7 +102,8 @@ def _sections(results: Results, drawn: list[Drawn]) -> dict[str, list[Block]]:
                     pays(finding),
                     methods(finding),
                 ]
-        sections[heading] = blocks
+        sections[heading] = [*blocks, gains_of_both(results, data)]
+    sections["Table 2"].append(witness(results))
     sections["Table 4"] = [table4(results)]
     sections["Beyond the study's data"] = [
         block for finding in results.beyond for block in (methods(finding), pays(finding))

@@ -17,6 +17,7 @@ from matgraft.paper.experiments import EXPERIMENTS, Experiment
 
 UNTRAINED = ("references_alone", "composition_forest", "source_plus_references")
 """Baselines that train no network."""
+WITNESS = "schnetpack.json"
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,9 @@ class Finding:
     def sizes_of(self, method: str) -> list[int]:
         return [size for size in self.sizes if self.has(method, size)]
 
-    def against(self, method: str, other: str, size: int, measure: str = "") -> Comparison:
-        """Paired test of one method against another."""
-        first, second = (self.over_seeds(name, size, measure) for name in (method, other))
+    def against(self, method: str, other: str, size: int, baseline: Finding | None = None) -> Comparison:
+        """Paired test of one method against another, of this experiment or of one with the same splits."""
+        first, second = self.over_seeds(method, size), (baseline or self).over_seeds(other, size)
         return paired_test(first, second, size, self.settings["val_size"])
 
     def errors(self, method: str, size: int) -> np.ndarray:
@@ -95,10 +96,17 @@ class Finding:
 
 @dataclass(frozen=True)
 class Results:
-    """All findings in a folder."""
+    """All findings in a folder.
+
+    Attributes
+    ----------
+    witness : list of dict
+        Fits of ``benchmarks/schnetpack_direct.py``, if it has left its output beside the findings.
+    """
 
     folder: Path
     findings: dict[str, Finding]
+    witness: list[dict]
 
     @classmethod
     def read(cls, folder: str | Path) -> Results:
@@ -114,13 +122,10 @@ class Results:
             raise InputError(f"{folder}: no such folder. Run `matgraft paper run` first.")
         for experiment in EXPERIMENTS:
             path = folder / experiment.name / REPORT
-            if not path.is_file():
-                continue
-            try:
-                findings[experiment.name] = Finding(experiment, json.loads(path.read_text()))
-            except json.JSONDecodeError as error:
-                raise InputError(f"{path}: not readable ({error}). Delete it and run again.") from error
-        return cls(folder, findings)
+            if path.is_file():
+                findings[experiment.name] = Finding(experiment, _read(path))
+        path = folder / WITNESS
+        return cls(folder, findings, _read(path)["fits"] if path.is_file() else [])
 
     def get(self, name: str) -> Finding | None:
         return self.findings.get(name)
@@ -128,3 +133,10 @@ class Results:
     @property
     def beyond(self) -> list[Finding]:
         return [one for name, one in self.findings.items() if name.startswith("beyond/")]
+
+
+def _read(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not readable ({error}). Delete it and run again.") from error

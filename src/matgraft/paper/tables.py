@@ -22,6 +22,7 @@ ERROR, ERROR_PER_ATOM = "mae_ev", "mae_ev_per_atom"
 PER_CELL, PER_ATOM = "within_chemical_accuracy", "within_chemical_accuracy_per_atom"
 MEASURES = (ERROR, ERROR_PER_ATOM, PER_CELL, PER_ATOM)
 SIGNIFICANT = 0.05
+WITNESSES = ("matgraft", "SchNetPack")
 _GRAFTS = ("tl1", "tl3", "process", "auto")
 _NEVER = "at no N"
 _COLUMNS = {"arch1": "arch1", "arch1 + L2": "oxides", "arch2": "arch2", "arch2 + L2": "arch2-l2"}
@@ -77,20 +78,41 @@ def errors_by_size(finding: Finding, values: dict[str, dict[int, float]], title:
 
 def gains_by_size(finding: Finding, values: dict[str, dict[int, float]]) -> Table:
     """How much lower than direct training each scheme is, and whether that is chance."""
+    return _gains(finding, list(finding.schemes)[1:], finding, values, "Against direct training")
+
+
+def gains_of_both(results: Results, data: str) -> Table:
+    """Recipe and transfer together: our recipe against direct training by the published one, same splits."""
+    title = "Our recipe against direct training by the published recipe"
+    ours, baseline = (results.get(f"{recipe}/{data}") for recipe in (OURS, PUBLISHED))
+    if ours is None or baseline is None:
+        return Table([], [], title)
+    return _gains(ours, list(ours.schemes), baseline, {}, title)
+
+
+def _gains(
+    finding: Finding,
+    schemes: list[str],
+    baseline: Finding,
+    values: dict[str, dict[int, float]],
+    title: str,
+) -> Table:
     rows: list[list] = []
     for size in finding.sizes:
-        direct = {m: finding.mean("direct", size, m) for m in MEASURES}
-        for scheme in list(finding.schemes)[1:]:
+        direct = {m: baseline.mean("direct", size, m) for m in MEASURES}
+        for scheme in schemes:
             if not finding.has(scheme, size):
                 continue
             ours = {m: finding.mean(scheme, size, m) for m in MEASURES}
             lower = [f"{1 - ours[m] / direct[m]:+.0%}" for m in (ERROR, ERROR_PER_ATOM)]
             was = _known(values, scheme, size)
-            beside = "" if was is None else f" [{1 - was / values['direct'][size]:+.0%}]"
+            if was is not None:
+                lower[0] += f" [{1 - was / values['direct'][size]:+.0%}]"
             points = [f"{100 * (ours[m] - direct[m]):+.1f}" for m in (PER_CELL, PER_ATOM)]
-            p = finding.against(scheme, "direct", size).p
-            first = [str(size), SCHEMES[scheme], f"{lower[0]}{beside}", _p(p), lower[1]]
-            rows.append([*first, *points, f"{direct[PER_ATOM]:.0%}"])
+            p = finding.against(scheme, "direct", size, baseline).p
+            rows.append(
+                [str(size), SCHEMES[scheme], lower[0], _p(p), lower[1], *points, f"{direct[PER_ATOM]:.0%}"]
+            )
     columns = [
         "N", "scheme", "error lower by", "p", "per atom", "points, per cell", "points, per atom", "direct",
     ]  # fmt: skip
@@ -98,9 +120,30 @@ def gains_by_size(finding: Finding, values: dict[str, dict[int, float]]) -> Tabl
         "p of the corrected paired t-test over seeds (Nadeau and Bengio 2003), of the error of the cell; per "
         "atom: how much lower the error per atom is; points: more structures "
         f"within {1e3 * CHEMICAL_ACCURACY:.1f} meV, in per cent of all; last, the share per atom of direct "
-        "training; " + BESIDE
+        "training" + (f"; {BESIDE}" if values else "")
     )
-    return Table(columns, rows, "Against direct training", caption)
+    return Table(columns, rows, title, caption)
+
+
+def witness(results: Results) -> Table:
+    """Direct training by another program on the same splits, by the published recipe."""
+    rows = []
+    for size in sorted({fit["size"] for fit in results.witness}):
+        errors = {
+            who: {
+                fit["seed"]: fit[ERROR] for fit in results.witness if (fit["who"], fit["size"]) == (who, size)
+            }
+            for who in WITNESSES
+        }
+        ours, theirs = errors.values()
+        both = sorted(set(ours) & set(theirs))
+        if both:
+            first, second = ([values[seed] for seed in both] for values in (ours, theirs))
+            ratio = f"{np.mean(first) / np.mean(second) - 1:+.1%}"
+            rows.append([str(size), str(len(both)), spread(first), spread(second), ratio])
+    caption = "mean absolute error of the cell in eV over seeds, the first part of each size only"
+    columns = ["N", "seeds", *WITNESSES, "difference"]
+    return Table(columns, rows, "Direct training by the published recipe, here and in SchNetPack", caption)
 
 
 def table4(results: Results) -> Table:
