@@ -36,7 +36,7 @@ from matgraft.models.intervals import COVERAGE, conformal_quantile
 from matgraft.progress import Progress
 from matgraft.training.contest import Contest, contest, outcome
 from matgraft.training.graft import Task
-from matgraft.training.portfolio import Bench, Candidate
+from matgraft.training.portfolio import Bench
 
 CASES = "cases.jsonl"
 SIZES = (50, 100, 200, 400)
@@ -132,12 +132,12 @@ def judge(case: Case, single: dict[str, float] | None = None) -> dict:
         single = {}
         for one in () if case.grouped else bench.candidates():
             model = models.get(one) or bench.fit(one, rows, case.seed)
-            single[called(bench, one)] = said(bench.predicted(one, model, test))
+            single[bench.called(one)] = said(bench.predicted(one, model, test))
     flagged = strange > 1
     return {
         "auto": said(predicted),
         "single": single,
-        "weights": {called(bench, one): weight for one, weight in held.weights.items()},
+        "weights": {bench.called(one): weight for one, weight in held.weights.items()},
         "cross_validation": held.blended_error,
         "intervals": interval_scores(in_label, half_width, COVERAGE),
         "unscaled": interval_scores(in_label, np.full(len(test), unscaled_half_width(task, held)), COVERAGE),
@@ -152,10 +152,6 @@ def unscaled_half_width(task: Task, held: Contest) -> float:
     """The conformal quantile of the folds' errors, the same for all structures."""
     errors = task.label.from_per_atom(np.abs(held.blended - held.truth), task.natoms[held.rows])
     return conformal_quantile(np.sort(errors), COVERAGE)
-
-
-def called(bench: Bench, one: Candidate) -> str:
-    return one.name if one.source is None else f"{one.name} @ {bench.sources[one.source].card['name']}"
 
 
 def finished_cases(path: Path) -> dict[Case, dict]:

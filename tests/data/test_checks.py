@@ -166,8 +166,11 @@ def test_energy_per_cell_stated_per_atom(oxides, size):
         check_label(wrong, "energy")
 
 
-def test_intensive_labels_are_left_alone(oxides):
-    check_label(oxides.with_label("x", oxides.values("energy"), Label("x", "", "intensive")), "x")
+def test_stated_intensive_labels_are_left_alone_and_guessed_ones_are_not(oxides):
+    check_label(oxides.with_label("x", oxides.values("energy"), Label("x", "GPa", "intensive")), "x")
+    check_label(oxides.with_label("x", oxides.values("energy") / oxides.natoms), "x")
+    with pytest.raises(InputError, match=r"does not depend on size.*--label-kind cell"):
+        check_label(oxides.with_label("x", oxides.values("energy")), "x")
 
 
 def test_silent_where_the_set_says_nothing(oxides):

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from itertools import combinations, pairwise
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -13,7 +13,6 @@ from matgraft.data.splits import (
     exclude,
     grouped_split,
     groups,
-    nested_subsets,
     random_split,
     split_by_file,
 )
@@ -107,23 +106,10 @@ def test_disjoint_subsets(n, seed, data):
     assert set(together.tolist()) <= set(train.tolist())
 
 
-@given(st.integers(2, 60), seeds, st.data())
-def test_nested_subsets(n, seed, data):
-    train = np.arange(n) * 3
-    sizes = data.draw(st.lists(st.integers(1, n), min_size=1, max_size=5))
-    subsets = nested_subsets(train, sizes, seed)
-    assert [len(set(subset.tolist())) for subset in subsets] == sizes
-    by_size = sorted(subsets, key=len)
-    for smaller, larger in pairwise(by_size):
-        assert set(smaller.tolist()) <= set(larger.tolist()) <= set(train.tolist())
-
-
 @pytest.mark.parametrize("size", [0, 401])
 def test_fewer_structures_than_the_subsets_need(size):
     with pytest.raises(InputError, match=f"cannot take .*{size}"):
         disjoint_subsets(np.arange(400), size, 0)
-    with pytest.raises(InputError, match=f"cannot take .*{size}"):
-        nested_subsets(np.arange(400), [100, size], 0)
 
 
 def test_split_by_list_of_ids(dataset, tmp_path):

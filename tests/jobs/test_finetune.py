@@ -6,6 +6,7 @@ import csv
 import json
 from functools import partial
 
+import ase.io
 import numpy as np
 import pytest
 from ase.data import atomic_numbers
@@ -108,6 +109,27 @@ def test_validation_file_and_id_list(salts, source, tmp_path):
     assert {row["id"] for row in read_predictions(tmp_path / "b" / "predictions.csv")} == set(ids)
     with pytest.raises(InputError, match="cannot both train and validate"):
         graft(salts, "energy", tmp_path / "c", source=source, val=str(tmp_path / "val.extxyz"))
+
+
+def test_an_edited_id_list_is_another_run(salts, source, tmp_path):
+    ids = Dataset.read(salts).ids
+    (tmp_path / "val.txt").write_text("\n".join(ids[:9]))
+    graft(salts, "energy", tmp_path / "out", source=source, val=str(tmp_path / "val.txt"))
+    (tmp_path / "val.txt").write_text("\n".join(ids[9:18]))
+    with pytest.raises(InputError, match=r"\(val differ\)"):
+        graft(salts, "energy", tmp_path / "out", source=source, val=str(tmp_path / "val.txt"))
+
+
+def test_validation_file_is_read_as_the_training_file(salts, source, tmp_path):
+    dataset = Dataset.read(salts)
+    structures = list(dataset)
+    for k, (atoms, energy) in enumerate(zip(structures, dataset.values("energy"), strict=True)):
+        atoms.info |= {"id": f"s{k}", "y": energy / len(atoms)}
+    ase.io.write(tmp_path / "train.extxyz", structures[9:])
+    ase.io.write(tmp_path / "val.extxyz", structures[:9])
+    train = Dataset.read(tmp_path / "train.extxyz", "y", kind="atom", unit="eV/atom")
+    done = graft(train, "y", tmp_path / "out", source=source, val=str(tmp_path / "val.extxyz"))
+    assert done.model.label == train.specs["y"]
 
 
 def test_grouped_split_keeps_formulas_apart(salts, source, tmp_path):

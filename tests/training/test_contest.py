@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from small import SMALL, seeded
 
 from matgraft.data import Label
+from matgraft.errors import InputError
 from matgraft.models.blend import Blend
 from matgraft.models.model import Model
 from matgraft.models.references import References
 from matgraft.training import contest as module
 from matgraft.training.contest import Contest, contest, entrants, outcome, told
-from matgraft.training.graft import Task
+from matgraft.training.graft import LEAST_LABELS, Task
 from matgraft.training.portfolio import CHEAP, PORTFOLIO, Bench
 
 
@@ -37,6 +38,10 @@ def bench(crystals):
 def test_folds_are_even_and_keep_groups_together(n, seed, grouped):
     rows = np.arange(n)
     groups = np.random.default_rng(seed).integers(0, 9, n) if grouped else None
+    if grouped and n - np.bincount(groups).max() < LEAST_LABELS:
+        with pytest.raises(InputError, match="of one group"):
+            module._folds(rows, seed, groups)
+        return
     folds = module._folds(rows, seed, groups)
     assert len(folds) == n
     if groups is None:
@@ -208,3 +213,22 @@ def test_outcome_of_several_is_a_blend(bench):
     assert isinstance(model, Blend)
     parts = [bench.task.predicted_by(member) for member in model.members]
     np.testing.assert_allclose(bench.task.predicted_by(model), 0.4 * parts[0] + 0.6 * parts[1])
+
+
+def test_a_candidate_without_a_source_has_the_features_of_its_seed(bench):
+    (alone,) = [one for one in CHEAP if not one.needs_source]
+    hashes = {bench.fit(alone, np.arange(48), seed).content_hash() for seed in (0, 0, 1)}
+    assert len(hashes) == 2
+
+
+def test_few_groups_make_few_folds(bench):
+    rows = np.arange(48)
+    works = []
+
+    def noted(some):
+        works.extend(some)
+        return module._one_by_one(bench, 0)(some)
+
+    held = contest(bench, rows, 0, run=noted, groups=rows % 2)
+    assert {work.fold for work in works} == {0, 1}
+    assert {one["folds"] for one in told(bench, held)["candidates"]} == {2}

@@ -218,7 +218,7 @@ def finetune(
         return
     metrics = result.metrics
     if "contest" in metrics:
-        console.print(contest_table(metrics["contest"], result.model.label.unit).rich())
+        console.print(contest_table(metrics["contest"], result.model.label).rich())
     console.print(result.table.rich())
     if "intervals" in metrics:
         found, unit = metrics["intervals"], result.model.label.unit

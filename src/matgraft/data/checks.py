@@ -8,7 +8,7 @@ import numpy as np
 from ase.cell import Cell
 from ase.data import chemical_symbols
 
-from matgraft.data.dataset import Dataset
+from matgraft.data.dataset import Dataset, Label
 from matgraft.errors import InputError
 
 # Angstrom. X-ray refinement puts hydrogen as near as 0.47 to oxygen and nitrogen in accepted structures.
@@ -125,9 +125,8 @@ def _check_distances(ds: Dataset, cells: np.ndarray, heights: np.ndarray) -> Non
 def check_label(ds: Dataset, target: str) -> None:
     """Raise an error for label values that cannot be learnt, or that mean something else than stated.
 
-    An energy stated per cell that follows the composition clearly better as an energy per atom, or the
-    reverse, is an error. The test needs at least 20 structures of clearly different sizes and is silent
-    otherwise.
+    A label stated per cell that follows the composition clearly better per atom, or the reverse, is an
+    error. The test needs at least 20 structures of clearly different sizes and is silent otherwise.
 
     Parameters
     ----------
@@ -147,17 +146,19 @@ def check_label(ds: Dataset, target: str) -> None:
             "structures out."
         )
     stated = ds.specs[target].kind
-    if stated == "intensive" or len(ds) < KIND_MIN_STRUCTURES:
+    known = stated == "intensive" and ds.specs[target] != Label.guess(target)
+    if known or len(ds) < KIND_MIN_STRUCTURES:
         return
     ratio = _misfit_per_cell(ds, values)
     if stated == "cell" and ratio > KIND_RATIO:
         looks, option = "per atom", "atom"
-    elif stated == "atom" and ratio < 1 / KIND_RATIO:
+    elif stated != "cell" and ratio < 1 / KIND_RATIO:
         looks, option = "per cell", "cell"
     else:
         return
+    taken = "one that does not depend on size" if stated == "intensive" else f"a value per {stated}"
     raise InputError(
-        f"{ds.source or 'dataset'}: label {target!r} is taken as a value per {stated}, but over {len(ds)} "
+        f"{ds.source or 'dataset'}: label {target!r} is taken as {taken}, but over {len(ds)} "
         f"structures (such as {list_ids(ds.ids, 2)}) it looks like a value {looks}. State what it is with "
         f"--label-kind {option} (or cell|atom|intensive), or pass --no-label-check if it is right as it is."
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,6 +23,14 @@ from matgraft.errors import InputError
 log = logging.getLogger(__name__)
 
 LabelKind = Literal["cell", "atom", "intensive"]
+
+_ENERGY = {"energy", "enthalpy"}
+_TOTAL, _HOW = {"e", "f", "etot", "toten", *_ENERGY}, {"tot", "total", "dft", "ref", "pbe", "per", "cell"}
+_PUBLISHED_PER_ATOM = {"formation", "hull", "cohesive", "atomization"}
+_NOT_OF_THE_CELL = {
+    "fermi", "surface", "interface", "adsorption", "binding", "exfoliation", "migration", "activation",
+    "ionization", "vacancy", "defect", "band", "density", "unit",
+}  # fmt: skip
 
 _ARRAYS = ("ids", "natoms", "numbers", "positions", "cells", "pbc")
 
@@ -50,15 +60,28 @@ class Label:
 
     @classmethod
     def guess(cls, name: str) -> Label:
-        """The meaning that a column's name suggests: energies are per cell unless they say otherwise."""
+        """The meaning that a column's name suggests.
+
+        Energies are per cell unless they say otherwise; formation energies and those above the hull are per
+        atom, as they are published.
+        """
         lower = name.lower()
+        words = set(re.split(r"[^a-z0-9]+", lower))
+        energy = bool(words & _ENERGY) or lower.startswith("e_")
         if "per_atom" in lower or lower.endswith("/atom"):
-            return cls(name, unit="eV/atom" if lower.startswith(("e_", "energy")) else "", kind="atom")
-        if lower in {"e", "f", "energy", "free_energy", "total_energy", "e_total", "enthalpy"}:
-            return cls(name)
+            return cls(name, unit="eV/atom" if energy else "", kind="atom")
         if "gap" in lower:
             return cls(name, unit="eV", kind="intensive")
+        if words & _ENERGY and words & _PUBLISHED_PER_ATOM:
+            return cls(name, unit="eV/atom", kind="atom")
+        if (words & _TOTAL and words <= _TOTAL | _HOW) or (words & _ENERGY and not words & _NOT_OF_THE_CELL):
+            return cls(name)
         return cls(name, unit="", kind="intensive")
+
+    @property
+    def is_energy(self) -> bool:
+        """Whether it is an energy that grows with the amount of matter, in eV: no band gap, for instance."""
+        return self.kind != "intensive" and self.unit.startswith("eV")
 
     def to_per_atom(self, values: np.ndarray, natoms: np.ndarray) -> np.ndarray:
         """Values on the scale a mean-pooling network works on: divided by ``natoms`` if per cell."""
@@ -174,9 +197,14 @@ class Dataset:
 
     @staticmethod
     def concatenate(parts: Sequence[Dataset]) -> Dataset:
-        """Put data sets behind one another; a label or column missing in one part is NaN (or empty) there."""
+        """Put data sets behind one another; a label or column missing in one part is NaN (or empty) there.
+
+        Whole numbers, a column by themselves, join the label of that name in another part.
+        """
         if not parts:
             raise InputError("nothing to concatenate.")
+        named = {name for part in parts for name in part.labels}
+        parts = [part._with_labels(named) for part in parts]
         specs: dict[str, Label] = {}
         for part in parts:
             for name, spec in part.specs.items():
@@ -210,6 +238,18 @@ class Dataset:
                     [np.zeros(len(p.numbers)) if p.moments is None else p.moments for p in parts]
                 )
             ),
+        )
+
+    def _with_labels(self, names: set[str]) -> Dataset:
+        """Columns of whole numbers among ``names`` as labels."""
+        found = [name for name, v in self.columns.items() if name in names and v.dtype.kind in "iu"]
+        if not found:
+            return self
+        return replace(
+            self,
+            labels={**self.labels, **{name: self.columns[name].astype(float) for name in found}},
+            specs={**self.specs, **{name: Label.guess(name) for name in found}},
+            columns={name: values for name, values in self.columns.items() if name not in found},
         )
 
     # ----------------------------------------------------------------- reading
@@ -319,11 +359,16 @@ class Dataset:
         """Write a folder of ``.npy`` arrays that :meth:`load` maps into memory instead of reading."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (*_ARRAYS, *([] if self.moments is None else ["moments"])):
-            np.save(folder / f"{name}.npy", getattr(self, name))
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        if self.moments is not None:
+            arrays["moments"] = self.moments
         for kind in ("labels", "columns"):
             for name, values in getattr(self, kind).items():
-                np.save(folder / f"{kind}.{quote(name, safe='')}.npy", values)
+                arrays[f"{kind}.{quote(name, safe='')}"] = values
+        for name, values in arrays.items():
+            # What is there may be mapped into memory, by this very data set.
+            np.save(folder / ".part.npy", values)
+            os.replace(folder / ".part.npy", folder / f"{name}.npy")
         meta = {
             "format": "matgraft-dataset",
             "version": 1,

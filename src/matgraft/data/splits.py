@@ -12,7 +12,7 @@ from ase.data import atomic_numbers
 
 from matgraft.data.checks import list_ids
 from matgraft.data.dataset import Dataset
-from matgraft.data.formats.common import read_text
+from matgraft.data.formats.common import BOOLEAN, read_text
 from matgraft.data.readers import read
 from matgraft.errors import InputError
 
@@ -20,6 +20,7 @@ Rng = np.random.Generator | int
 Split = tuple[np.ndarray, np.ndarray]
 
 _CONDITION = re.compile(r"\s*(\w+)\s*(<=|>=|==|<|>)\s*(\S+)\s*")
+_TRUTH = {**BOOLEAN, "0": False, "1": True}
 _COMPARE = {"<=": np.less_equal, ">=": np.greater_equal, "==": np.equal, "<": np.less, ">": np.greater}
 ID_LISTS = frozenset({"", ".txt", ".ids", ".lst"})
 
@@ -147,25 +148,13 @@ def split_by_file(ds: Dataset, path: str | Path) -> Split:
 
 def disjoint_subsets(train_idx: np.ndarray, size: int, rng: Rng) -> list[np.ndarray]:
     """As many disjoint random subsets of ``size`` as there are: the halves and quarters of the paper."""
-    order = _shuffled(train_idx, size, rng)
-    return [np.sort(order[start : start + size]) for start in range(0, len(order) - size + 1, size)]
-
-
-def nested_subsets(train_idx: np.ndarray, sizes: Sequence[int], rng: Rng) -> list[np.ndarray]:
-    """One random subset per size, each smaller one inside every larger one."""
-    order = _shuffled(train_idx, max(sizes), rng)
-    if min(sizes) < 1:
-        raise InputError(f"cannot take a subset of {min(sizes)} structures. Ask for at least one.")
-    return [np.sort(order[:size]) for size in sizes]
-
-
-def _shuffled(train_idx: np.ndarray, size: int, rng: Rng) -> np.ndarray:
     if not 1 <= size <= len(train_idx):
         raise InputError(
             f"cannot take {size} structures out of {len(train_idx)} for training. Ask for between 1 and "
             f"{len(train_idx)}, or keep fewer for validation."
         )
-    return np.random.default_rng(rng).permutation(np.asarray(train_idx))
+    order = np.random.default_rng(rng).permutation(np.asarray(train_idx))
+    return [np.sort(order[start : start + size]) for start in range(0, len(order) - size + 1, size)]
 
 
 def exclude(
@@ -217,8 +206,9 @@ def keep_where(dataset: Dataset, conditions: Sequence[str]) -> np.ndarray:
             )
         values = known[match[1]]
         try:
-            bound = values.dtype.type(match[3])
-        except ValueError as error:
+            # Any text but the empty one is true for numpy.
+            bound = _TRUTH[match[3].lower()] if values.dtype.kind == "b" else values.dtype.type(match[3])
+        except (KeyError, ValueError) as error:
             raise InputError(f"--keep {condition!r}: {match[3]!r} is not a value of {match[1]}.") from error
         mask &= _COMPARE[match[2]](values, bound)
     return mask

@@ -30,7 +30,7 @@ def errors(label: Label, target: np.ndarray, prediction: np.ndarray, natoms: np.
         labels ``n``, ``mae``, ``rmse``, ``median``.
     """
     error = np.abs(np.asarray(prediction) - np.asarray(target))
-    if not label.unit.startswith("eV"):
+    if not label.is_energy:
         return {
             "n": len(error),
             "mae": float(error.mean()),

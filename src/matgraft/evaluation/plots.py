@@ -18,6 +18,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
+from matgraft.data import Label
 from matgraft.evaluation.style import (
     COLOURS,
     DASHES,
@@ -246,7 +247,7 @@ def learning_curves(
     return Path(path)
 
 
-def contest_chart(path: str | Path, story: Mapping, unit: str) -> Path:
+def contest_chart(path: str | Path, story: Mapping, label: Label) -> Path:
     """Cross-validated errors of all candidates, those in the outcome in colour.
 
     Parameters
@@ -255,10 +256,9 @@ def contest_chart(path: str | Path, story: Mapping, unit: str) -> Path:
     story : mapping
         ``error_per_atom`` of the outcome; ``candidates``, each with ``words``, ``source``,
         ``error_per_atom``, ``weight`` and ``folds``.
-    unit : str
-        Of the label.
+    label : Label
     """
-    factor, shown = per_atom_scale(unit)
+    factor, shown = per_atom_scale(label)
     candidates = sorted(story["candidates"], key=lambda one: one["error_per_atom"])
     everywhere = max(one["folds"] for one in candidates)
     errors = [factor * one["error_per_atom"] for one in candidates]

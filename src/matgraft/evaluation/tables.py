@@ -15,15 +15,17 @@ from rich.cells import cell_len
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from matgraft.data import Label
+
 MISSING = "\N{EN DASH}"
 
 _NUMERIC = re.compile(r"[-+±<>≤≥~≈]?\s*(\d[\d,]*\.?\d*|\.\d+|nan|inf)(\b|\s|%|$)", re.IGNORECASE)
 _MARKDOWN = re.compile(r"([\\|*_`<>\[\]])")
 
 
-def per_atom_scale(unit: str) -> tuple[float, str]:
+def per_atom_scale(label: Label) -> tuple[float, str]:
     """Factor and unit in which errors per atom of a label are shown: energies in meV/atom."""
-    return (1e3, "meV/atom") if unit.startswith("eV") else (1.0, unit)
+    return (1e3, "meV/atom") if label.is_energy else (1.0, label.unit)
 
 
 def number(value: float | np.floating | np.integer, digits: int = 3) -> str:

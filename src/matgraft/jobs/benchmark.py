@@ -13,7 +13,7 @@ from statistics import mean
 
 import numpy as np
 
-from matgraft.data import Dataset
+from matgraft.data import Dataset, Label
 from matgraft.data.splits import groups
 from matgraft.errors import InputError
 from matgraft.evaluation.metrics import errors
@@ -187,6 +187,8 @@ def plan(
     }
     if further := [one.content_hash() for one in sources[1:]]:
         settings["further_source_hashes"] = further
+    if portfolio != PORTFOLIO:
+        settings["portfolio"] = [one.name for one in portfolio]
     validation = {
         str(subset.seed): {
             "ids": dataset.ids[subset.validation].tolist(),
@@ -300,11 +302,11 @@ def _report(one: Plan, known: dict[tuple[str, str], dict]) -> dict:
         "summary": summary,
         "results": results,
     }
-    unit = one.settings["label"]["unit"]
+    label = Label(**one.settings["label"])
     write_json(one.out / REPORT, report)
     caption = f"{one.settings['data']}, {one.settings['seeds']} seeds"
-    write_text(one.out / "benchmark.md", tabulate(summary, unit, caption).markdown() + "\n")
-    learning_curves(one.out / "benchmark.png", _curves(summary), per_atom_scale(unit)[1])
+    write_text(one.out / "benchmark.md", tabulate(summary, label.unit, caption).markdown() + "\n")
+    learning_curves(one.out / "benchmark.png", _curves(summary), per_atom_scale(label)[1])
     shutil.rmtree(one.out / "fits")
     return report
 
@@ -348,13 +350,13 @@ def _fit(k: int, subset: Subset, method: str) -> dict:
         per_atom = np.abs(predictions[method] - task.per_atom)[rows]
         error = task.label.from_per_atom(per_atom, task.natoms[rows])
         extra = {
-            "weights": {candidate.name: weight for candidate, weight in held.weights.items()},
+            "weights": {bench.called(candidate): weight for candidate, weight in held.weights.items()},
             "cross_validation": held.blended_error,
             "intervals": interval_scores(error, half_widths(task, graft, rows)),
         }
     else:
         candidate = next(one for one in PORTFOLIO if one.name == name)
-        candidate = replace(candidate, source=0 if candidate.needs_source else None)
+        candidate = bench.adapted(replace(candidate, source=0 if candidate.needs_source else None))
         model = bench.fit(candidate, subset.train, seed)
         predictions = {method: bench.predicted(candidate, model, np.arange(len(task.per_atom)))}
     seconds = {"seconds": time.monotonic() - start, "cpu_seconds": time.process_time() - cpu}
@@ -429,7 +431,7 @@ def tabulate(summary: dict, unit: str, caption: str = "") -> Table:
     The source as it is has seen no label, which is the column N = 0; a source of another label, whose numbers
     mean nothing here, is left out.
     """
-    energies = unit.startswith("eV")
+    energies = any("mae_ev" in scores for measures in summary.values() for scores in measures.values())
     sizes = sorted({int(size) for measures in summary.values() for size in measures})
 
     def cell(measures: dict) -> str:

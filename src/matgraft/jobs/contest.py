@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from matgraft.data import Label
 from matgraft.evaluation.tables import Table, number, per_atom_scale
 from matgraft.jobs.folder import write_json
 from matgraft.jobs.pool import finished, pool
@@ -118,16 +119,17 @@ def _refit(candidate: Candidate, rows: np.ndarray, seed: int) -> Model:
     return _bench.fit(candidate, rows, seed)
 
 
-def contest_table(story: dict, unit: str) -> Table:
+def contest_table(story: dict, label: Label) -> Table:
     """What :func:`matgraft.training.contest.told` tells, for readers."""
-    factor, shown = per_atom_scale(unit)
+    factor, shown = per_atom_scale(label)
+    most = max(one["folds"] for one in story["candidates"])
     not_begun = f"; not begun: {'; '.join(story['not_begun'])}" if story["not_begun"] else ""
     rows = [
         [
             one["words"],
             one["source"],
             number(factor * one["error_per_atom"]),
-            f"{one['folds']} of {FOLDS}" if one["folds"] < FOLDS else "all",
+            f"{one['folds']} of {most}" if one["folds"] < most else "all",
             f"{one['weight']:.0%}" if one["weight"] else None,
         ]
         for one in story["candidates"]

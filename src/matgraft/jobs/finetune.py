@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from matgraft.data import Dataset
+from matgraft.data import Dataset, Label
 from matgraft.data.splits import ID_LISTS, grouped_split, groups, random_split, split_by_file
 from matgraft.errors import InputError
 from matgraft.evaluation.metrics import CHEMICAL_ACCURACY, errors
@@ -19,6 +20,7 @@ from matgraft.evaluation.plots import (
     parity,
     training_curve,
 )
+from matgraft.evaluation.style import with_unit
 from matgraft.evaluation.tables import Table
 from matgraft.jobs.contest import cross_validate, run_contest
 from matgraft.jobs.folder import claim, write_csv, write_json
@@ -105,7 +107,8 @@ def validation_split(
     if size is None:
         if Path(val).suffix.lower() in ID_LISTS:
             return dataset, *split_by_file(dataset, val)
-        more = Dataset.read(val, target=target)
+        spec = None if target is None else dataset.specs[target]
+        more = Dataset.read(val, target, **({} if spec is None else {"kind": spec.kind, "unit": spec.unit}))
         both = sorted(set(more.ids) & set(dataset.ids))
         if both:
             raise InputError(
@@ -127,6 +130,10 @@ def _size(val: str) -> float | None:
         except ValueError:
             continue
     return None
+
+
+def _digest(train_rows: np.ndarray, val_rows: np.ndarray) -> str:
+    return hashlib.sha256(f"{train_rows.tolist()} {val_rows.tolist()}".encode()).hexdigest()
 
 
 def recipes(preset: str) -> tuple[Recipe, Recipe]:
@@ -287,7 +294,7 @@ def run_finetune(
         "reference": mode if isinstance(mode, str) else mode.as_dict(),
         **({} if prior is None else {"references": prior.as_dict()}),
         "architecture": arch,
-        "val": val,
+        "val": val if _size(val) is not None else [val, _digest(train_rows, val_rows)],
         "group": group,
         "seed": seed,
         "preset": preset,
@@ -310,6 +317,8 @@ def run_finetune(
             )
 
     bench = Bench(task, tuple(sources), ARCHITECTURES[arch])
+    if recipe not in SCHEMES:
+        chosen = bench.adapted(chosen)
     zero_shot = bench.zero_shot[0] if sources else None
     grouping = None if group is None else groups(dataset, group)  # type: ignore[arg-type]
     model: Predictor
@@ -450,33 +459,31 @@ def _write(
         if name in (recipe, "direct", "source_plus_references", "references_alone")
     }
     parity(out / "parity.png", truth, shown, label.unit)
-    energies = label.unit.startswith("eV")
     error_distribution(
         out / "errors.png",
         {name: label.to_per_atom(values - truth, natoms) for name, values in shown.items()},
         f"{label.unit}/atom" if label.kind == "cell" else label.unit,
-        CHEMICAL_ACCURACY if energies else None,
+        CHEMICAL_ACCURACY if label.is_energy else None,
     )
     if "history" in model.card:
         training_curve(out / "training.png", model.card["history"])
     if "contest" in model.card:
-        contest_chart(out / "contest.png", model.card["contest"], label.unit)
+        contest_chart(out / "contest.png", model.card["contest"], label)
     write_json(out / "references.json", model.references.as_dict(assumed=False))
     write_json(out / "metrics.json", metrics)
-    return FinetuneResult(model, metrics, comparison(scores, label.unit, len(train_rows), len(val_rows)), out)
+    return FinetuneResult(model, metrics, comparison(scores, label, len(train_rows), len(val_rows)), out)
 
 
-def comparison(scores: dict[str, dict[str, float]], unit: str, n_train: int, n_val: int) -> Table:
+def comparison(scores: dict[str, dict[str, float]], label: Label, n_train: int, n_val: int) -> Table:
     """Methods and baselines, best first."""
-    energies = unit.startswith("eV")
-    size = "mae_ev" if energies else "mae"
-    columns = ["method", f"MAE ({unit})"]
-    if energies:
+    size = "mae_ev" if label.is_energy else "mae"
+    columns = ["method", with_unit("MAE", label.unit, brackets=True)]
+    if label.is_energy:
         columns += ["MAE (meV/atom)", "within 43 meV/atom"]
     rows = []
     for name, score in sorted(scores.items(), key=lambda item: item[1][size]):
         row = [TITLES.get(name, name.upper()), f"{score[size]:.3f}"]
-        if energies:
+        if label.is_energy:
             row += [
                 f"{1e3 * score['mae_ev_per_atom']:.0f}",
                 f"{score['within_chemical_accuracy_per_atom']:.0%}",

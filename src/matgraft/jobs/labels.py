@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
@@ -16,7 +17,7 @@ from matgraft.data.writers import write
 from matgraft.dft.calculation import Calculation, Unfit
 from matgraft.dft.protocols import Protocol
 from matgraft.dft.pseudopotentials import library
-from matgraft.dft.store import FAILED, UNTRIED, Store
+from matgraft.dft.store import FAILED, UNTRIED, Entry, Store
 from matgraft.errors import InputError
 from matgraft.evaluation.plots import convergence
 from matgraft.evaluation.tables import Table
@@ -163,6 +164,7 @@ def export(store: str | Path, out: str | Path, protocol: str | None = None) -> t
                     "energies do not belong together. Label anew with one folder of pseudopotentials "
                     "and another --store."
                 )
+    ids = _unique(entries)
     settled = labelled[0][0].protocol
     programs = sorted({f"Quantum ESPRESSO {result.version}" for _, result in labelled})
     spec = dict(unit="eV", kind="cell", level_of_theory=str(settled), origin=", ".join(programs))
@@ -172,7 +174,7 @@ def export(store: str | Path, out: str | Path, protocol: str | None = None) -> t
     }
     dataset = Dataset.from_atoms(
         [entry.atoms for entry, _ in labelled],
-        [entry.ids[0] for entry, _ in labelled],
+        [ids[entry.key] for entry, _ in labelled],
         labels={
             "free_energy": [result.free_energy for _, result in labelled],
             "internal_energy": [result.energy for _, result in labelled],
@@ -197,12 +199,12 @@ def export(store: str | Path, out: str | Path, protocol: str | None = None) -> t
                 f"{share:g}": float(np.quantile(wall, share)) for share in (0, 0.25, 0.5, 0.75, 1)
             },
         },
-        "repeated": {entry.ids[0]: entry.ids[1:] for entry, _ in labelled if len(entry.ids) > 1},
+        "repeated": {ids[entry.key]: entry.ids[1:] for entry, _ in labelled if len(entry.ids) > 1},
         "labelled_after_failures": {
-            entry.ids[0]: [one.reason for one in entry.attempts] for entry, _ in labelled if entry.attempts
+            ids[entry.key]: [one.reason for one in entry.attempts] for entry, _ in labelled if entry.attempts
         },
         "failures": {
-            entry.ids[0]: {
+            ids[entry.key]: {
                 "formula": entry.atoms.get_chemical_formula(),
                 "reason": entry.reason,
                 "message": entry.attempts[-1].message if entry.attempts else "",
@@ -216,3 +218,12 @@ def export(store: str | Path, out: str | Path, protocol: str | None = None) -> t
     write(dataset, out, np.concatenate(forces) if len(forces) == len(labelled) else None)
     write_json(out.with_suffix(".json"), card)
     return dataset, card
+
+
+def _unique(entries: Sequence[Entry]) -> dict[str, str]:
+    """Id of each entry by its key; where several have one id, each gets a piece of its key behind it."""
+    times = Counter(entry.ids[0] for entry in entries)
+    return {
+        entry.key: entry.ids[0] if times[entry.ids[0]] == 1 else f"{entry.ids[0]}-{entry.key[:8]}"
+        for entry in entries
+    }

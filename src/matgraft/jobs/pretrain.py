@@ -131,7 +131,7 @@ def pretrain(
         with workers.rank_zero_first():
             tasks = [Task.of(dataset, label, arch.cutoff) for label in (target, *further)]
         models = train_from_scratch(
-            _taught(tasks[0], list(masters.values())),
+            _taught(tasks[0], list(masters.values()), train_rows),
             train_rows,
             validation_rows,
             arch=arch,
@@ -196,12 +196,14 @@ def _learnable(
     return more[(apart <= AGREE) & ~strange]
 
 
-def _taught(task: Task, teachers: Sequence[Predictor]) -> Task:
-    """A task whose labels are half their own and half what the teachers say, wholly so where unknown."""
+def _taught(task: Task, teachers: Sequence[Predictor], rows: np.ndarray) -> Task:
+    """A task whose labels in ``rows`` are half their own and half the teachers', wholly so where unknown."""
     if not teachers:
         return task
-    said = np.mean([task.predicted_by(teacher) for teacher in teachers], axis=0)
-    return replace(task, per_atom=np.where(np.isnan(task.per_atom), said, (task.per_atom + said) / 2))
+    said = np.mean([task.predicted_by(teacher) for teacher in teachers], axis=0)[rows]
+    per_atom = task.per_atom.copy()
+    per_atom[rows] = np.where(np.isnan(per_atom[rows]), said, (per_atom[rows] + said) / 2)
+    return replace(task, per_atom=per_atom)
 
 
 def _scores(model: Model, task: Task, rows: dict[str, np.ndarray]) -> dict:

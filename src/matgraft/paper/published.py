@@ -37,8 +37,5 @@ TABLE4 = {
 DFT_SECONDS = {"mean": 27 * 60.0, "least": 5.0, "most": 20 * 3600.0, "n": 1300}
 """Calculations of oxides with 30 atoms on average, on 16 cores (Fig. 3)."""
 
-TIO_SECONDS = {"dft": 87.0, "network": 4.6e-3}
-"""One oxide of two atoms, on the cores of one laptop."""
-
 SAVED_HOURS = {"direct": 135.0, "tl1": 78.0}
 """Fig. 12: computing time saved by a network with 500 labels over 300 further DFT calculations."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from matgraft.data import Label
 from matgraft.errors import InputError
 from matgraft.evaluation.significance import Comparison, paired_test
 from matgraft.jobs.benchmark import REPORT
@@ -41,7 +42,7 @@ class Finding:
 
     @property
     def is_energy(self) -> bool:
-        return self.unit.startswith("eV")
+        return Label(**self.settings["label"]).is_energy
 
     @property
     def measure(self) -> str:

@@ -12,7 +12,7 @@ from matgraft.models.blend import Blend
 from matgraft.models.intervals import Intervals
 from matgraft.models.model import Model
 from matgraft.models.predictor import Predictor
-from matgraft.training.graft import Task
+from matgraft.training.graft import LEAST_LABELS, Task
 from matgraft.training.intervals import calibrated
 from matgraft.training.portfolio import Bench, Candidate
 
@@ -171,6 +171,7 @@ def _cross_validate(
         Work(candidate, fold, rows[folds != fold], rows[folds == fold])
         for candidate in reversed(candidates)
         for fold in some
+        if (folds == fold).any()
     ]
     for work, values in run(works):
         found.setdefault(work.candidate, np.full(len(rows), np.nan))[folds == work.fold] = values
@@ -197,7 +198,7 @@ def predicted(bench: Bench, work: Work, seed: int) -> np.ndarray:
 
 
 def _folds(rows: np.ndarray, seed: int, groups: np.ndarray | None) -> np.ndarray:
-    """Fold of each row; sizes as equal as groups allow."""
+    """Fold of each row; sizes as equal as groups allow, and fewer folds where there are fewer groups."""
     rng = np.random.default_rng([seed, 3])
     if groups is None:
         return rng.permutation(np.arange(len(rows)) % FOLDS)
@@ -208,6 +209,12 @@ def _folds(rows: np.ndarray, seed: int, groups: np.ndarray | None) -> np.ndarray
     for group in order[np.argsort(-sizes[order], kind="stable")]:
         fold_of[group] = filled.argmin()
         filled[fold_of[group]] += sizes[group]
+    if len(rows) - filled.max() < LEAST_LABELS:
+        raise InputError(
+            f"{sizes.max()} of {len(rows)} labels are of one group, {names[sizes.argmax()]}: too few are "
+            "left to learn from when it is left out. Label more groups, choose another --group or none, or "
+            "give a single --recipe with --no-intervals."
+        )
     return fold_of[member]
 
 
@@ -282,7 +289,7 @@ def _blend(predictions: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Convex weights by forward selection with replacement (Caruana et al. 2004)."""
     counts = np.zeros(len(predictions))
     total = np.zeros(len(truth))
-    best, kept = np.inf, counts
+    best, kept = np.inf, counts.copy()
     for step in range(1, _STEPS + 1):
         trial = np.abs((total + predictions) / step - truth).mean(axis=1)
         chosen = int(trial.argmin())

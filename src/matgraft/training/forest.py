@@ -6,9 +6,9 @@ import numpy as np
 from ase.data import atomic_masses, covalent_radii
 from sklearn.ensemble import RandomForestRegressor
 
+from matgraft.models.elements import NOBLE
 from matgraft.training.graft import Task, fit_references
 
-_NOBLE = np.array([0, 2, 10, 18, 36, 54, 86, 118])
 TREES = 300
 
 
@@ -66,6 +66,6 @@ def descriptors(composition: np.ndarray) -> np.ndarray:
 
 def _properties(n: int) -> list[np.ndarray]:
     z = np.arange(n)
-    row = np.searchsorted(_NOBLE, z)
-    within = z - _NOBLE[np.maximum(row - 1, 0)]
+    row = np.searchsorted(NOBLE, z)
+    within = z - NOBLE[np.maximum(row - 1, 0)]
     return [np.asarray(v, dtype=float) for v in (z, atomic_masses[:n], covalent_radii[:n], row, within)]

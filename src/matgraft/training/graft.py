@@ -34,7 +34,7 @@ ReferenceMode = Literal["auto", "labels", "residual", "none"]
 REFERENCE_MODES = get_args(ReferenceMode)
 
 _FOLDS = 5
-_LEAST_LABELS = 2 * _FOLDS
+LEAST_LABELS = 2 * _FOLDS
 _DECISIVE = 0.6
 """Below this ratio of cross-validated errors the cheap comparison settles the reference mode."""
 
@@ -115,7 +115,7 @@ def fit_references(
         return fit_elements(task.composition[rows], task.per_atom[rows], means)
     if mode == "none":
         mean = float(task.per_atom[rows].mean())
-        return References(np.full(task.composition.shape[1], mean), mean)
+        return References.of_all(np.full(task.composition.shape[1], mean), task.composition[rows])
     assert source is not None
     assert zero_shot is not None
     return source.references + residual_shift(task, rows, source, zero_shot)
@@ -374,9 +374,9 @@ def check_request(n: int, scheme: Scheme, reference: str | References, has_sourc
     InputError
         Too few labels; a scheme or a reference mode that needs a source where there is none.
     """
-    if n < _LEAST_LABELS:
+    if n < LEAST_LABELS:
         raise InputError(
-            f"{n} labelled structures are too few to train on; at least {_LEAST_LABELS} are needed."
+            f"{n} labelled structures are too few to train on; at least {LEAST_LABELS} are needed."
         )
     if scheme.start == "source" and not has_source:
         raise InputError(f"scheme {scheme.name} needs a source model; give --source, or --scheme direct.")
@@ -421,7 +421,7 @@ def _choose_references(
         return ReferenceChoice("labels", fit_references(task, rows, "labels", None, None), {})
     errors = cross_validated_references(task, rows, start, zero_shot, seed)
     low, high = sorted(errors.values())
-    can_spare_a_fold = len(rows) - round(len(rows) / _FOLDS) >= _LEAST_LABELS
+    can_spare_a_fold = len(rows) - round(len(rows) / _FOLDS) >= LEAST_LABELS
     if low > _DECISIVE * high and can_spare_a_fold:
         errors = _cross_validated_training(task, rows, start, zero_shot, recipe, scheme, seed)
     mode = min(errors, key=errors.__getitem__)

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
+import torch
 
 from matgraft.models.model import Model, run_network
 from matgraft.models.references import References
@@ -130,19 +131,27 @@ class Bench:
         return tuple(source.features(self.task.graphs) for source in self.sources)
 
     def candidates(self) -> list[Candidate]:
-        """The portfolio for each source; what needs none, once.
-
-        Elements do not add up to a label that is no energy, so that networks learn it without references.
-        """
+        """The portfolio for each source; what needs none, once."""
         found = []
         for one in self.portfolio:
-            if one.kind == "network" and one.reference == "labels" and self.task.label.kind == "intensive":
-                one = replace(one, reference="none")
+            one = self.adapted(one)
             if not one.needs_source:
                 found.append(one)
             elif one.kind != "process" or len(self.task.per_atom) <= MOST:
                 found += [replace(one, source=k) for k in range(len(self.sources))]
         return found
+
+    def adapted(self, candidate: Candidate) -> Candidate:
+        """The candidate for this label: elements do not add up to one that is no energy, so that networks
+        learn it without references."""
+        if (candidate.kind, candidate.reference, self.task.label.kind) == ("network", "labels", "intensive"):
+            return replace(candidate, reference="none")
+        return candidate
+
+    def called(self, candidate: Candidate) -> str:
+        """Name of the candidate, and of its source if it has one."""
+        k = candidate.source
+        return candidate.name if k is None else f"{candidate.name} @ {self.sources[k].card.get('name', k)}"
 
     def fit(self, candidate: Candidate, rows: np.ndarray, seed: int) -> Model:
         """Train a candidate on the labels of ``rows``."""
@@ -161,6 +170,7 @@ class Bench:
                 seed=seed,
                 zero_shot=zero_shot,
             )
+        torch.manual_seed(seed)
         references = References.none()
         if candidate.kind == "references" or candidate.reference == "residual":
             assert isinstance(candidate.reference, str)
@@ -178,7 +188,13 @@ class Bench:
             return model
         assert candidate.source is not None
         left_over = task.per_atom[rows] - self.predicted(candidate, model, rows)
-        shift, process = fit_process(task.composition[rows], left_over, self.features[candidate.source][rows])
+        known = task.prior is not None and candidate.reference == "labels"
+        shift, process = fit_process(
+            task.composition[rows],
+            left_over,
+            self.features[candidate.source][rows],
+            task.prior.filled if known else None,  # type: ignore[union-attr]
+        )
         return replace(model, references=references + shift, process=process)
 
     def predicted(self, candidate: Candidate, model: Model, rows: np.ndarray) -> np.ndarray:

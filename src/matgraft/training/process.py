@@ -10,7 +10,6 @@ Noise has heavy tails: outliers are weighted down as in :func:`matgraft.training
 from __future__ import annotations
 
 from functools import cache
-from typing import cast
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
@@ -38,7 +37,7 @@ MOST = 10_000
 
 
 def fit_process(
-    composition: np.ndarray, values: np.ndarray, features: np.ndarray
+    composition: np.ndarray, values: np.ndarray, features: np.ndarray, mean: np.ndarray | None = None
 ) -> tuple[References, GaussianProcess]:
     """Fit references and Gaussian process together.
 
@@ -53,9 +52,10 @@ def fit_process(
         Per atom.
     features : ndarray, shape (n, d)
         See :meth:`matgraft.models.schnet.SchNet.features`.
+    mean : ndarray, shape (119,), optional
+        Energies about which those of the elements may lie; taken if the error is less than about zero.
     """
     fractions = composition / composition.sum(axis=1, keepdims=True)
-    centre = float(np.median(values))
     width = float(np.sqrt(((features - features.mean(axis=0)) ** 2).mean())) or 1.0
     distances = cdist(features, features)
     apart = distances[distances > 1e-6 * width]
@@ -64,10 +64,18 @@ def fit_process(
     alike = likeness() + _OWN * np.eye(composition.shape[1])
     linear = fractions @ alike @ fractions.T
     nearby = np.ix_(some, some)
-    search = _Search(linear[nearby], distances[nearby] / unit, values[some] - centre)
-    elements, smooth, length = search.best()
-    weights, _ = _robust(elements * linear + smooth * matern(distances / unit / length), values - centre)
-    energies = centre + elements * alike @ (fractions.T @ weights)
+    means = [np.zeros(composition.shape[1]), *([] if mean is None else [mean])]
+    left = [values - fractions @ one for one in means]
+    centres = [float(np.median(one)) for one in left]
+    searches = [
+        _Search(linear[nearby], distances[nearby] / unit, one[some] - centre)
+        for one, centre in zip(left, centres, strict=True)
+    ]
+    found = [search.best() for search in searches]
+    k = min(range(len(means)), key=lambda k: found[k][0])
+    _, (elements, smooth, length) = found[k]
+    weights, _ = _robust(elements * linear + smooth * matern(distances / unit / length), left[k] - centres[k])
+    energies = means[k] + centres[k] + elements * alike @ (fractions.T @ weights)
     inverse = np.full(features.shape[1], 1.0 / (unit * length), dtype=np.float32)
     process = GaussianProcess(features.astype(np.float32), inverse, smooth * weights)
     return References.of_all(energies, composition), process
@@ -80,11 +88,13 @@ class _Search:
         self.linear, self.distances, self.values = linear, distances, values
         self.error = cache(self._error)
 
-    def best(self) -> tuple[float, float, float]:
+    def best(self) -> tuple[float, tuple[float, float, float]]:
+        """The least error, and both variances and the length scale that have it."""
         grids = (_ELEMENTS, _FEATURES, _LENGTHS)
         sizes = [len(grid) for grid in grids]
         found = min((descended(self.error, start, sizes) for start in _STARTS), key=self.error)
-        return cast(tuple[float, float, float], tuple(float(g[k]) for g, k in zip(grids, found, strict=True)))
+        elements, smooth, length = (float(g[k]) for g, k in zip(grids, found, strict=True))
+        return self.error(found), (elements, smooth, length)
 
     def _error(self, at: tuple[int, ...]) -> float:
         elements, smooth, length = at

@@ -18,9 +18,15 @@ ROW_IDS = ("material_id", "structure_id", "uid", "name")
 
 def read_poscar(path: Path) -> Dataset:
     """Read one structure; a file called just POSCAR or CONTCAR is known by its folder."""
-    bare = path.name in {"POSCAR", "CONTCAR"}
     atoms: Atoms = ase.io.read(path, format="vasp")  # type: ignore[assignment]
-    return Dataset.from_atoms([atoms], [path.resolve().parent.name if bare else path.stem], source=str(path))
+    return Dataset.from_atoms([atoms], [_name(path)], source=str(path))
+
+
+def _name(path: Path) -> str:
+    if path.name in {"POSCAR", "CONTCAR"}:
+        return path.resolve().parent.name
+    # What looks like an extension tells POSCAR.1 from POSCAR.2.
+    return path.name if path.name.startswith(("POSCAR", "CONTCAR")) else path.stem
 
 
 def read_ase_db(path: Path) -> Dataset:
@@ -32,9 +38,11 @@ def read_ase_db(path: Path) -> Dataset:
         values |= row.key_value_pairs
         own = row.data.get(DATA_KEY, {})
         values |= own.get("values", {})
-        named = next((key for key in ROW_IDS if isinstance(values.get(key), str)), None)
-        fallback = values.pop(named) if named else f"{stem(path)}-{row.id}"
-        ids.append(own.get("id", fallback))
+        if "id" in own:
+            ids.append(own["id"])
+        else:
+            named = next((key for key in ROW_IDS if isinstance(values.get(key), str)), None)
+            ids.append(values.pop(named) if named else f"{stem(path)}-{row.id}")
         structures.append(row.toatoms())
         fields.append(values)
     stated = database.metadata.get(SPECS_KEY)

@@ -20,7 +20,7 @@ ID_KEYS = ("id", "material_id")
 SPECS_KEY = "matgraft_labels"
 
 _BLANK = frozenset({"", "nan", "none", "null", "na", "n/a"})
-_BOOLEAN = {"t": True, "true": True, "f": False, "false": False}
+BOOLEAN = {"t": True, "true": True, "f": False, "false": False}
 
 
 class Skipped(NamedTuple):
@@ -81,11 +81,11 @@ def typed(values: Sequence[str | None], text: bool = False) -> np.ndarray:
     # Na is sodium.
     blank = [t.lower() in _BLANK and t != "Na" for t in texts]
     known = [t for t, missing in zip(texts, blank, strict=True) if not missing]
-    if known and all(t.lower() in _BOOLEAN for t in known):
+    if known and all(t.lower() in BOOLEAN for t in known):
         if not any(blank):
-            return np.asarray([_BOOLEAN[text.lower()] for text in texts])
+            return np.asarray([BOOLEAN[text.lower()] for text in texts])
         return np.asarray(
-            [np.nan if m else float(_BOOLEAN[t.lower()]) for t, m in zip(texts, blank, strict=True)]
+            [np.nan if m else float(BOOLEAN[t.lower()]) for t, m in zip(texts, blank, strict=True)]
         )
     try:
         numbers = np.asarray([np.nan if m else float(t) for t, m in zip(texts, blank, strict=True)])

@@ -167,7 +167,7 @@ def read_extxyz(path: Path, skipped: list[Skipped] | None = None, part: Part | N
     structures: list[Atoms] = []
     infos: list[dict[str, str]] = []
     ids: list[str] = []
-    own, texts = False, set[str]()
+    own, texts, naming = False, set[str](), set[str]()
     row, frame = 0, part.frames_before
     while row < len(lines):
         name = f"{stem(path)}-{frame}"
@@ -198,7 +198,10 @@ def read_extxyz(path: Path, skipped: list[Skipped] | None = None, part: Part | N
         info = {key: _unquote(value) for key, value in pairs}
         own = own or SPECS_KEY in info
         texts |= {key for key, value in pairs if _is_text(value, own)}
-        name = next((info[key] for key in ID_KEYS if key in info), name)
+        named = next((key for key in ID_KEYS if key in info), None)
+        if named:
+            name = info[named]
+            naming.add(named)
         row += 2 + natoms
         try:
             structures.append(_frame(body, info))
@@ -209,7 +212,7 @@ def read_extxyz(path: Path, skipped: list[Skipped] | None = None, part: Part | N
         ids.append(name)
 
     keys = dict.fromkeys(
-        key for info in infos for key in info if key not in STRUCTURAL | {*ID_KEYS, SPECS_KEY}
+        key for info in infos for key in info if key not in STRUCTURAL | {SPECS_KEY, *naming}
     )
     fields = {
         key: typed([info.get(key) for info in infos], text=key in texts)

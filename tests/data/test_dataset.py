@@ -1,0 +1,79 @@
+"""What a data set holds, saves and joins."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import ase.io
+import numpy as np
+import pytest
+from ase.build import bulk
+
+from matgraft.data import Dataset, Label
+from matgraft.data.splits import keep_where
+from matgraft.data.writers import write
+from matgraft.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def oxides() -> Dataset:
+    return Dataset.read("tmo-oxides-clean", target="energy")[:8]
+
+
+def test_saving_into_the_folder_that_was_loaded_keeps_the_data(oxides, tmp_path):
+    oxides.save(tmp_path / "set")
+    loaded = Dataset.load(tmp_path / "set")
+    loaded.with_label("twice", 2 * loaded.values("energy")).save(tmp_path / "set")
+    again = Dataset.load(tmp_path / "set")
+    np.testing.assert_array_equal(again.values("twice"), 2 * oxides.values("energy"))
+    np.testing.assert_array_equal(again.positions, oxides.positions)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "unit"),
+    [
+        ("REF_energy", "cell", "eV"), ("E_DFT", "cell", "eV"), ("energy_pbe", "cell", "eV"),
+        ("total energy", "cell", "eV"), ("e_per_cell", "cell", "eV"), ("formation_energy", "atom", "eV/atom"),
+        ("formation_energy_per_atom", "atom", "eV/atom"), ("energy_above_hull", "atom", "eV/atom"),
+        ("mag_per_atom", "atom", ""), ("surface_energy", "intensive", ""), ("energy_gap", "intensive", "eV"),
+        ("e_11", "intensive", ""), ("poisson", "intensive", ""),
+    ],
+)  # fmt: skip
+def test_meaning_that_a_name_suggests(name, kind, unit):
+    assert Label.guess(name) == Label(name, unit, kind)
+
+
+def test_whole_numbers_join_the_label_of_another_part(oxides):
+    first = oxides[:2].with_label("y", np.array([0.5, 1.5]))
+    second = dataclasses.replace(oxides[2:4], columns={**oxides[2:4].columns, "y": np.array([0, 2])})
+    for parts in ([first, second], [second, first]):
+        joined = Dataset.concatenate(parts)
+        assert sorted(joined.values("y")) == [0.0, 0.5, 1.5, 2.0]
+        assert "y" not in joined.columns
+
+
+def test_id_columns_beside_an_id_of_our_own_come_back(oxides, tmp_path):
+    named = dataclasses.replace(
+        oxides[:3], columns={"material_id": np.array(["a", "b", "c"]), "name": np.array(["x", "x", "x"])}
+    )
+    for file in ("set.db", "set.extxyz"):
+        write(named, tmp_path / file)
+        again = Dataset.read(tmp_path / file)
+        assert again.ids.tolist() == named.ids.tolist()
+        assert {name: values.tolist() for name, values in again.columns.items()} == {
+            name: values.tolist() for name, values in named.columns.items()
+        }
+
+
+def test_numbered_poscars_are_told_apart(tmp_path):
+    for name in ("POSCAR.1", "POSCAR.2", "fe.vasp"):
+        ase.io.write(tmp_path / name, bulk("Fe"), format="vasp")
+    assert sorted(Dataset.read(tmp_path).ids) == ["POSCAR.1", "POSCAR.2", "fe"]
+
+
+def test_conditions_on_flags(oxides):
+    flagged = dataclasses.replace(oxides, columns={"good": np.arange(8) < 3})
+    for condition, kept in (("good==True", 3), ("good==false", 5), ("good==0", 5), ("good==1", 3)):
+        assert keep_where(flagged, [condition]).sum() == kept
+    with pytest.raises(InputError, match="'maybe' is not a value of good"):
+        keep_where(flagged, ["good==maybe"])
