@@ -172,3 +172,17 @@ def test_bad_requests_to_the_study_leave_nothing_behind(tmp_path, arguments, mes
     assert result.returncode == 2
     assert message in result.stderr
     assert not (tmp_path / "study").exists()
+
+
+def test_what_the_system_refuses_is_an_error_without_a_traceback(salts, source, tmp_path):
+    graft = (salts, "--target", "energy", "--source", source, "--out", tmp_path / "o")
+    for arguments in (
+        ("predict", source, salts, "--out", salts / "p.csv"),
+        ("data", "convert", salts, tmp_path / ("n" * 300 + ".extxyz")),
+        ("finetune", *graft, "--seed", "-1"),
+        ("finetune", *graft, "--val", "nan"),
+        ("benchmark", *graft, "--sizes", ""),
+    ):
+        result = run(*arguments)
+        assert result.returncode == 2, result.stderr
+        assert "Traceback" not in result.stderr

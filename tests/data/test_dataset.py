@@ -77,3 +77,34 @@ def test_conditions_on_flags(oxides):
         assert keep_where(flagged, [condition]).sum() == kept
     with pytest.raises(InputError, match="'maybe' is not a value of good"):
         keep_where(flagged, ["good==maybe"])
+
+
+@pytest.mark.parametrize("pbc", ["1 1 0", "[True, True, False]", ".true. .true. .false.", "t T F"])
+def test_spellings_of_periodic_directions(tmp_path, pbc):
+    (tmp_path / "a.xyz").write_text(f'1\nLattice="3 0 0 0 3 0 0 0 3" pbc="{pbc}"\nFe 0 0 0\n')
+    assert Dataset.read(tmp_path / "a.xyz").pbc[0].tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("pbc", ["T T", "x y z", ""])
+def test_periodic_directions_that_are_none(tmp_path, pbc):
+    (tmp_path / "a.xyz").write_text(f'1\nLattice="3 0 0 0 3 0 0 0 3" pbc="{pbc}"\nFe 0 0 0\n')
+    with pytest.raises(InputError, match=r"a\.xyz.*pbc is .*three of T and F"):
+        Dataset.read(tmp_path / "a.xyz")
+
+
+def test_a_line_separator_in_a_comment_ends_no_line(tmp_path):
+    (tmp_path / "a.xyz").write_text('1\nid="a\u2028b"\nFe 0 0 0\n', encoding="utf-8")
+    assert Dataset.read(tmp_path / "a.xyz").ids.tolist() == ["a\u2028b"]
+
+
+def test_the_value_that_is_no_number_is_named(tmp_path):
+    frames = "".join(f"1\nid=s{k} energy={'-1,5' if k == 2 else -1.5}\nFe 0 0 0\n" for k in range(4))
+    (tmp_path / "a.xyz").write_text(frames)
+    with pytest.raises(InputError, match="structure s2 has '-1,5'"):
+        Dataset.read(tmp_path / "a.xyz", "energy")
+
+
+def test_capital_extensions_of_cif_files(tmp_path):
+    ase.io.write(tmp_path / "m0.CIF", bulk("Fe", cubic=True), format="cif")
+    (tmp_path / "id_prop.csv").write_text("m0,1.5\n")
+    assert Dataset.read(tmp_path).ids.tolist() == ["m0"]

@@ -308,3 +308,10 @@ def test_too_few_labels_for_intervals_are_told(salts, source, tmp_path, caplog):
     result = run_finetune(salts, "energy", tmp_path / "out", source=source, val="48", recipe="residual")
     assert result.model.intervals is None
     assert "12 labels are too few for intervals" in caplog.text
+
+
+def test_a_split_that_tears_groups_apart_is_refused(salts, source, tmp_path):
+    dataset = Dataset.read(salts)
+    (tmp_path / "val.txt").write_text("\n".join(dataset.ids[:9]))
+    with pytest.raises(InputError, match="both train and validate"):
+        graft(salts, "energy", tmp_path / "a", source=source, val=str(tmp_path / "val.txt"), group="formula")

@@ -361,3 +361,33 @@ def test_a_bad_file_name_leaves_nothing(source, tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.cif: no such file"):
         predict(source, ["nowhere.cif"], tmp_path / "out" / "p.csv")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_lists_of_skipped_structures_of_two_runs_are_two(salts, source, tmp_path):
+    (tmp_path / "bad.xyz").write_text("1\n\nQq 0 0 0\n")
+    done = predict(source, [salts, tmp_path / "bad.xyz"], tmp_path / "run.v1", skip_bad=True)
+    assert done.skipped_list == tmp_path / "run.v1.skipped.csv"
+    predict(source, [salts], tmp_path / "run.v2")
+    assert done.skipped_list.exists()
+
+
+def test_inputs_are_never_written_over(salts, source, tmp_path):
+    mine = tmp_path / "mine.extxyz"
+    mine.write_bytes(salts.read_bytes())
+    (tmp_path / "link.csv").symlink_to(mine)
+    for out in (mine, tmp_path / "link.csv"):
+        with pytest.raises(InputError, match="one of the inputs"):
+            predict(source, [mine], out)
+    assert mine.read_bytes() == salts.read_bytes()
+
+
+def test_a_second_run_with_the_same_output_is_refused_while_the_first_lasts(
+    salts, source, tmp_path, monkeypatch
+):
+    def write_chunk(self, path, original=job.Results.write):
+        with pytest.raises(InputError, match="another run"):
+            predict(source, [salts], tmp_path / "p.csv")
+        original(self, path)
+
+    monkeypatch.setattr(job.Results, "write", write_chunk)
+    assert predict(source, [salts], tmp_path / "p.csv").n == 60

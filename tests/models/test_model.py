@@ -137,3 +137,21 @@ def test_shipped_models_open_and_say_what_they_are(name):
     assert {"data_hash", "exclude_elements", "history", "licence", "metrics", "recipe"} <= set(model.card)
     assert ("Cr" in model.species) == (name != "mp-schnet-no-crmn")
     assert model.card["metrics"]["validation"]["mae_ev_per_atom"] <= 0.05
+
+
+def test_what_no_network_can_be_asked_is_an_error(model):
+    lost, empty = bulk("Fe", cubic=True), bulk("Fe")[:0]
+    lost.positions[1, 2] = np.nan
+    for atoms, words in ((lost, "NaN or infinite"), (empty, "no atoms")):
+        for ask in (model.predict, model.forces):
+            with pytest.raises(InputError, match=words):
+                ask(atoms)
+    for coverage in (0.0, 1.0, np.nan):
+        with pytest.raises(InputError, match="no probability"):
+            model.predict(bulk("Fe"), coverage=coverage)
+
+
+def test_files_can_be_read_by_whom_the_mask_allows(model, tmp_path):
+    folder = replace(model, closest=np.ones((119, 119), dtype=np.float32)).save(tmp_path / "model")
+    (tmp_path / "plain").touch()
+    assert {path.stat().st_mode for path in folder.iterdir()} == {(tmp_path / "plain").stat().st_mode}

@@ -166,3 +166,10 @@ def test_refusals(crystals, source):
         finetune(source, crystals[:5], "energy")
     with pytest.raises(InputError, match="which label"):
         finetune(source, crystals.with_label("other", crystals.values("energy")))
+
+
+def test_labels_that_are_no_numbers_are_an_error(crystals):
+    values = crystals.values("energy").copy()
+    values[3] = np.nan
+    with pytest.raises(InputError, match="1 of 60 structures have no energy"):
+        finetune(None, crystals.with_label("energy", values), "energy", scheme="direct", arch=SMALL)

@@ -87,10 +87,11 @@ Out = Annotated[
 ]
 Source = Annotated[str, typer.Option(help="Shipped source model, model folder, or none.")]
 GroupBy = Annotated[Group | None, typer.Option(help="Keep structures of one group on one side of the split.")]
-Seed = Annotated[int, typer.Option(help="Split, start weights, order of batches.")]
+Seed = Annotated[int, typer.Option(help="Split, start weights, order of batches.", min=0)]
 KindOf = Annotated[
     Kind | None, typer.Option("--label-kind", help="What the label means, if its name does not say.")
 ]
+UnitOf = Annotated[str | None, typer.Option("--label-unit", help="Its unit, such as eV or GPa.")]
 NoCheck = Annotated[bool, typer.Option("--no-label-check", help="Trust the kind of label that is said.")]
 Missing = Annotated[MissingLabels, typer.Option(help="Structures without the label: an error, or left out.")]
 Data = Annotated[
@@ -99,9 +100,11 @@ Data = Annotated[
 Files = Annotated[str, typer.Argument(help="A file, a folder, or the name of a known data set.")]
 
 
-def _read(data: str, target: str, kind: Kind | None, no_label_check: bool, missing: MissingLabels) -> Dataset:
+def _read(
+    data: str, target: str, kind: Kind | None, unit: str | None, no_check: bool, missing: MissingLabels
+) -> Dataset:
     return Dataset.read(
-        data, target=target, kind=_value(kind), label_check=not no_label_check, missing=missing.value
+        data, target=target, kind=_value(kind), unit=unit, label_check=not no_check, missing=missing.value
     )
 
 
@@ -115,7 +118,7 @@ def _source(name: str) -> str | None:
 
 def _numbers(text: str) -> list[int]:
     try:
-        return [int(part) for part in names_in(text)]
+        return [int(part) for part in names_in(text)] or [int(text)]
     except ValueError as error:
         raise InputError(
             f"--sizes {text!r}: write whole numbers with commas, such as 100,200,400."
@@ -185,6 +188,7 @@ def finetune(
         int | None, typer.Option(help="Processes of contest and intervals; default one per core.", min=1)
     ] = None,
     label_kind: KindOf = None,
+    label_unit: UnitOf = None,
     no_label_check: NoCheck = False,
     missing: Missing = MissingLabels.error,
     as_json: Json = False,
@@ -197,7 +201,7 @@ def finetune(
     from matgraft.jobs.finetune import run_finetune
 
     result = run_finetune(
-        _read(data, target, label_kind, no_label_check, missing),
+        _read(data, target, label_kind, label_unit, no_label_check, missing),
         target,
         out,
         source=_source(source),
@@ -414,6 +418,7 @@ def pretrain(
     licence: Annotated[str, typer.Option(help="Licence for the model card.")] = "",
     seed: Seed = 0,
     label_kind: KindOf = None,
+    label_unit: UnitOf = None,
     no_label_check: NoCheck = False,
     missing: Missing = MissingLabels.error,
     as_json: Json = False,
@@ -435,7 +440,7 @@ def pretrain(
     recipe = PRETRAIN.changed(**{key: value for key, value in changes.items() if value is not None})
     with joined() as workers:
         model = run(
-            _read(data, target, label_kind, no_label_check, missing),
+            _read(data, target, label_kind, label_unit, no_label_check, missing),
             target,
             out,
             further=names_in(further),
@@ -487,6 +492,7 @@ def benchmark(
     arch: Annotated[str, typer.Option(help="Network of direct training: arch1, arch2 or wide.")] = "arch1",
     workers: Annotated[int | None, typer.Option(help="Processes; default one per core.")] = None,
     label_kind: KindOf = None,
+    label_unit: UnitOf = None,
     no_label_check: NoCheck = False,
     missing: Missing = MissingLabels.error,
     as_json: Json = False,
@@ -499,7 +505,7 @@ def benchmark(
     from matgraft.jobs.benchmark import tabulate
 
     report = run(
-        _read(data, target, label_kind, no_label_check, missing),
+        _read(data, target, label_kind, label_unit, no_label_check, missing),
         target,
         out,
         sizes=_numbers(sizes),
@@ -680,6 +686,10 @@ def main() -> None:
         app()
     except InputError as error:
         typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        # Of a file or a disk; what can be foreseen has a better message where it happens.
+        typer.echo(f"error: {error.filename or 'input or output'}: {error.strerror or error}.", err=True)
         sys.exit(2)
     except LostWorker as error:
         typer.echo(f"error: {error}", err=True)

@@ -52,8 +52,7 @@ def check_structures(ds: Dataset) -> None:
     """
     if not len(ds):
         raise InputError(f"{ds.source or 'dataset'}: no structures in it.")
-    if (empty := np.flatnonzero(ds.natoms < 1)).size:
-        raise InputError(f"{_where(ds, empty)}: no atoms. Remove what is empty.")
+    check_numbers(ds, "Export the structure again or remove it.")
     check_ids(ds)
     owner = np.repeat(np.arange(len(ds)), ds.natoms)
     unknown = (ds.numbers < 1) | (ds.numbers >= len(chemical_symbols))
@@ -61,13 +60,6 @@ def check_structures(ds: Dataset) -> None:
         raise InputError(
             f"{_where(ds, np.unique(owner[unknown]))}: unknown species (atomic number "
             f"{ds.numbers[unknown][0]}). Replace it by an element."
-        )
-    finite = np.isfinite(ds.cells).all(axis=(1, 2))
-    finite[owner[~np.isfinite(ds.positions).all(axis=1)]] = False
-    if not finite.all():
-        raise InputError(
-            f"{_where(ds, np.flatnonzero(~finite))}: a coordinate or lattice vector is NaN or infinite. "
-            "Export the structure again or remove it."
         )
     cells, heights = _complete(ds)
     flat = (heights < THINNEST).any(axis=1)
@@ -77,6 +69,22 @@ def check_structures(ds: Dataset) -> None:
             "one plane). Correct the lattice, or mark the direction as not periodic."
         )
     _check_distances(ds, cells, heights)
+
+
+def check_numbers(
+    ds: Dataset, remedy: str = "Correct it; in molecular dynamics, use a shorter time step."
+) -> None:
+    """Raise an InputError for structures without atoms, and for coordinates or cells that are not finite."""
+    if (empty := np.flatnonzero(ds.natoms < 1)).size:
+        raise InputError(f"{_where(ds, empty)}: no atoms. Remove what is empty.")
+    finite = np.isfinite(ds.cells).all(axis=(1, 2))
+    owner = np.repeat(np.arange(len(ds)), ds.natoms)
+    finite[owner[~np.isfinite(ds.positions).all(axis=1)]] = False
+    if not finite.all():
+        raise InputError(
+            f"{_where(ds, np.flatnonzero(~finite))}: a coordinate or lattice vector is NaN or infinite. "
+            f"{remedy}"
+        )
 
 
 def check_ids(ds: Dataset) -> None:

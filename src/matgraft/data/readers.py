@@ -124,9 +124,10 @@ def _with_target(ds: Dataset, target: str, kind: LabelKind | None, unit: str | N
     column = ds.columns.get(target)
     if target not in ds.labels and column is not None:
         if column.dtype.kind not in "iu":
+            k = next((k for k, value in enumerate(column.tolist()) if not _is_number(value)), 0)
             raise InputError(
                 f"{ds.source}: {target!r} cannot be a label, its values are not all numbers (structure "
-                f"{ds.ids[0]} has {str(column[0])!r}). Correct them, or name another with --target."
+                f"{ds.ids[k]} has {str(column[k])!r}). Correct them, or name another with --target."
             )
         ds = replace(ds, columns={name: v for name, v in ds.columns.items() if name != target})
         ds = ds.with_label(target, column)
@@ -139,6 +140,14 @@ def _with_target(ds: Dataset, target: str, kind: LabelKind | None, unit: str | N
     if unit is not None:
         spec = replace(spec, unit=unit)
     return replace(ds, specs={**ds.specs, target: spec})
+
+
+def _is_number(value: object) -> bool:
+    try:
+        float(str(value))
+    except ValueError:
+        return False
+    return True
 
 
 def _labelled(ds: Dataset, target: str, missing: str) -> Dataset:

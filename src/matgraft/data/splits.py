@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,15 +29,15 @@ ID_LISTS = frozenset({"", ".txt", ".ids", ".lst"})
 def validation_count(n: int, val_size: float) -> int:
     """Number of validation structures: ``val_size`` itself, or that fraction of ``n`` if it is below one."""
     fraction = isinstance(val_size, float) and 0 < val_size < 1
-    count = round(val_size * n) if fraction else int(val_size)
-    if not fraction and count != val_size:
+    if not fraction and (not math.isfinite(val_size) or int(val_size) != val_size):
         raise InputError(
             f"validation size {val_size} is neither a whole number nor a fraction between 0 and 1."
         )
+    count = round(val_size * n) if fraction else int(val_size)
     if not 0 < count < n:
         raise InputError(
             f"cannot take {val_size} structures for validation out of {n}: both sides need at least one. "
-            "Ask for fewer (--val-size), or add structures."
+            "Ask for fewer, or add structures."
         )
     return count
 

@@ -12,6 +12,7 @@ from matgraft.data import Dataset
 from matgraft.data.writers import write
 from matgraft.errors import InputError
 from matgraft.evaluation.tables import Table
+from matgraft.jobs.folder import not_over
 from matgraft.screening.dope import doped, pristine
 
 NOTHING = "-"
@@ -51,7 +52,7 @@ def dope(
     data : path, sequence of paths, or Dataset
         Whatever :meth:`Dataset.read` takes. Of several structures, each gets what concerns its elements.
     out : path
-        ``.extxyz``, ``.db`` or a folder; what is there is replaced.
+        ``.extxyz``, ``.db`` or a folder; what is there is replaced, unless it is an input.
     substitute : mapping of str to sequence of str, optional
     vacancies : sequence of str
     supercell : sequence of int, length 3
@@ -62,6 +63,7 @@ def dope(
         If an element that was asked for is in no structure, a structure has none of them, or
         :func:`matgraft.screening.dope.doped` refuses.
     """
+    out = not_over(out, data)
     dataset = data if isinstance(data, Dataset) else Dataset.read(data)
     source, substitute = dataset.source or "dataset", substitute or {}
     elements = [system.split("-") for system in dataset.chemical_systems.tolist()]
@@ -105,7 +107,7 @@ def dope(
         n_pristine=len(dataset),
         n_doped=len(cells) - len(dataset),
         table=shown(("id", *names[1:], "atoms"), table, out),
-        out=Path(out),
+        out=out,
     )
 
 

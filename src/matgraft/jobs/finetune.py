@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from matgraft.data import Dataset, Label
+from matgraft.data.checks import list_ids
 from matgraft.data.splits import ID_LISTS, grouped_split, groups, random_split, split_by_file
 from matgraft.errors import InputError
 from matgraft.evaluation.metrics import CHEMICAL_ACCURACY, errors
@@ -99,14 +100,14 @@ def validation_split(
         A fraction, a number of structures, a text file of ids, or a file of further labelled structures
         (which is then put behind the data set).
     group : {"formula", "chemical_system"}, optional
-        Keep each group on one side.
+        Keep each group on one side; files must do so.
     target : str, optional
         Label that a file of further structures must carry.
     """
     size = _size(val)
     if size is None:
         if Path(val).suffix.lower() in ID_LISTS:
-            return dataset, *split_by_file(dataset, val)
+            return _apart(dataset, *split_by_file(dataset, val), group)
         spec = None if target is None else dataset.specs[target]
         more = Dataset.read(val, target, **({} if spec is None else {"kind": spec.kind, "unit": spec.unit}))
         both = sorted(set(more.ids) & set(dataset.ids))
@@ -116,10 +117,24 @@ def validation_split(
                 "a structure cannot both train and validate."
             )
         n = len(dataset)
-        return Dataset.concatenate([dataset, more]), np.arange(n), np.arange(n, n + len(more))
+        return _apart(Dataset.concatenate([dataset, more]), np.arange(n), np.arange(n, n + len(more)), group)
     if group is None:
         return dataset, *random_split(len(dataset), size, seed)
     return dataset, *grouped_split(groups(dataset, group), size, seed)  # type: ignore[arg-type]
+
+
+def _apart(
+    dataset: Dataset, train: np.ndarray, validation: np.ndarray, group: str | None
+) -> tuple[Dataset, np.ndarray, np.ndarray]:
+    """A split that somebody else has made, unless it tears groups apart that are to stay together."""
+    if group is not None:
+        names = groups(dataset, group)  # type: ignore[arg-type]
+        if torn := sorted(set(names[train]) & set(names[validation])):
+            raise InputError(
+                f"--group {group}: {list_ids(torn)} would both train and validate. Move them to one side, or "
+                "leave out --group."
+            )
+    return dataset, train, validation
 
 
 def _size(val: str) -> float | None:

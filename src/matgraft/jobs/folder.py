@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 import platform
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -54,6 +56,49 @@ def claim(folder: str | Path, settings: dict) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, {"settings": wanted, "versions": versions()})
     return folder
+
+
+def not_over(out: str | Path, *inputs: object) -> Path:
+    """The path of an output file, unless that would replace one of the inputs.
+
+    Parameters
+    ----------
+    out : str or Path
+    *inputs : str, Path, sequence of them, or anything else
+        What is no path is passed over.
+
+    Raises
+    ------
+    InputError
+        It is one of them, or the table in one of them.
+    """
+    for one in inputs:
+        if isinstance(one, str | Path):
+            taken = [Path(one), Path(one) / "id_prop.csv", Path(one) / "dataset.json"]
+            if Path(out).exists() and any(path.exists() and path.samefile(out) for path in taken):
+                raise InputError(f"--out {out}: this is one of the inputs. Choose another name.")
+        elif isinstance(one, list | tuple):
+            not_over(out, *one)
+    return Path(out)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Context in which no other process on this machine may work in the folder.
+
+    Raises
+    ------
+    InputError
+        Another one does.
+    """
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"{folder}: another run is at work here. Wait, or choose another --out."
+            ) from error
+        yield
 
 
 def versions() -> dict[str, str]:

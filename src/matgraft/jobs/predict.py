@@ -19,7 +19,7 @@ from matgraft.data.checks import list_ids
 from matgraft.data.streaming import Chunk, Stream, read_chunk
 from matgraft.errors import InputError
 from matgraft.graphs import build_graphs
-from matgraft.jobs.folder import SETTINGS, claim, write_csv
+from matgraft.jobs.folder import SETTINGS, alone, claim, not_over, write_csv
 from matgraft.jobs.pool import finished, pool
 from matgraft.models.files import load_model
 from matgraft.models.intervals import COVERAGE
@@ -82,7 +82,7 @@ def predict(
         Write only the first lines of the ranking.
     skip_bad : bool
         Go on without the files and structures that cannot be used and list them, with the reasons, in
-        ``<out>.skipped.csv``. Otherwise the first is an error.
+        ``<out>.skipped.csv``, without the ``.csv`` of ``out``. Otherwise the first is an error.
     coverage : float, optional
         Probability that an interval is to hold the label; default 0.9. Only of a model with intervals.
     workers : int
@@ -101,7 +101,7 @@ def predict(
         raise InputError("a ranking was asked for but not by what. Add --sort prediction or per_atom.")
     if min(workers, chunk_size, 1 if top is None else top) < 1:
         raise InputError("--workers, --top and the size of a chunk must be at least 1.")
-    out = Path(out)
+    out = not_over(out, list(files))
     if out.is_dir():
         raise InputError(f"{out}: a folder is in the way of the CSV file. Choose another name for --out.")
     predictor = model if isinstance(model, Predictor) else load_model(model)
@@ -129,44 +129,45 @@ def predict(
             "chunk_size": chunk_size,
         },
     )
-    scratch = kept / "input"
-    shutil.rmtree(scratch, ignore_errors=True)
-    chunks: list[Chunk] = []
-    try:
-        chunks += stream.chunks(chunk_size, scratch)
-        if not chunks:
-            raise InputError(f"{', '.join(map(str, files))}: no structures in it.")
-        known: set[str] = set()
-        paths = [kept / f"{k:06}.npz" for k in range(len(chunks))]
-        shared = model if workers > 1 else predictor
-        with closing(_predicted(shared, coverage, chunks, paths, workers)) as ready:
-            for path in ready:
-                if not skip_bad:
-                    _require_sound(Results.read(path), known)
-    except InputError:
-        # Of a single chunk nothing is finished that another run could go on with.
-        if len(chunks) < 2:
-            shutil.rmtree(kept)
-        raise
-    results, repeated = Results.joined(Results.read(path) for path in paths).without_repeated()
-    _warn(results)
-    if np.isinf(results.half_width).any():
-        log.warning("too few labels to promise a coverage of %g: intervals are infinite", coverage)
-    listed = out.with_suffix(".skipped.csv")
-    skipped = [*results.skipped.tolist(), *(("", name, "id used more than once") for name in repeated)]
-    if skipped:
-        write_csv(listed, ("file", "id", "reason"), skipped)
-    else:
-        listed.unlink(missing_ok=True)
-    _write(out, results, predictor.label.unit, sort, descending, top)
-    shutil.rmtree(kept)
-    return Summary(
-        n=len(results.ids),
-        with_unseen_species=int((results.unseen != "").sum()),
-        skipped=len(skipped),
-        out=out,
-        skipped_list=listed if skipped else None,
-    )
+    with alone(kept):
+        scratch = kept / "input"
+        shutil.rmtree(scratch, ignore_errors=True)
+        chunks: list[Chunk] = []
+        try:
+            chunks += stream.chunks(chunk_size, scratch)
+            if not chunks:
+                raise InputError(f"{', '.join(map(str, files))}: no structures in it.")
+            known: set[str] = set()
+            paths = [kept / f"{k:06}.npz" for k in range(len(chunks))]
+            shared = model if workers > 1 else predictor
+            with closing(_predicted(shared, coverage, chunks, paths, workers)) as ready:
+                for path in ready:
+                    if not skip_bad:
+                        _require_sound(Results.read(path), known)
+        except InputError:
+            # Of a single chunk nothing is finished that another run could go on with.
+            if len(chunks) < 2:
+                shutil.rmtree(kept)
+            raise
+        results, repeated = Results.joined(Results.read(path) for path in paths).without_repeated()
+        _warn(results)
+        if np.isinf(results.half_width).any():
+            log.warning("too few labels to promise a coverage of %g: intervals are infinite", coverage)
+        listed = out.with_name(f"{out.name.removesuffix('.csv')}.skipped.csv")
+        skipped = [*results.skipped.tolist(), *(("", name, "id used more than once") for name in repeated)]
+        if skipped:
+            write_csv(listed, ("file", "id", "reason"), skipped)
+        else:
+            listed.unlink(missing_ok=True)
+        _write(out, results, predictor.label.unit, sort, descending, top)
+        shutil.rmtree(kept)
+        return Summary(
+            n=len(results.ids),
+            with_unseen_species=int((results.unseen != "").sum()),
+            skipped=len(skipped),
+            out=out,
+            skipped_list=listed if skipped else None,
+        )
 
 
 @dataclass(frozen=True)

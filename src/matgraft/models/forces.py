@@ -16,7 +16,7 @@ from torch import nn
 from torch.func import functional_call
 
 from matgraft.data import Dataset
-from matgraft.errors import InputError
+from matgraft.data.checks import check_numbers
 from matgraft.graphs import Batch
 from matgraft.graphs.neighbours import completed_cells, half_edges
 
@@ -73,17 +73,11 @@ def half_lists(dataset: Dataset, cutoff: float) -> Iterator[HalfList]:
     Raises
     ------
     InputError
-        If a coordinate or lattice vector is not finite, or a periodic cell spans no volume.
+        If a structure has no atoms, a coordinate or lattice vector is not finite, or a periodic cell spans
+        no volume.
     """
     offsets = dataset.offsets
-    finite = np.isfinite(dataset.cells).all(axis=(1, 2))
-    owner = np.repeat(np.arange(len(dataset)), dataset.natoms)
-    finite[owner[~np.isfinite(dataset.positions).all(axis=1)]] = False
-    if not finite.all():
-        raise InputError(
-            f"{dataset.source or 'dataset'}: structure {dataset.ids[~finite][0]}: a coordinate or lattice "
-            "vector is NaN or infinite. Correct it; in molecular dynamics, use a shorter time step."
-        )
+    check_numbers(dataset)
     cells = completed_cells(dataset.cells, dataset.pbc)
     for s, (cell, pbc) in enumerate(zip(cells, dataset.pbc, strict=True)):
         positions = dataset.positions[offsets[s] : offsets[s + 1]]

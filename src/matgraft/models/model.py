@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 import torch
 from ase.data import atomic_numbers, chemical_symbols
-from safetensors.torch import save_file
+from safetensors.torch import save as serialized
 from torch import nn
 
 from matgraft.data import Dataset, Label
@@ -174,7 +174,8 @@ class Model(Predictor):
         }
         self.save_bounds(folder)
         with tempfile.TemporaryDirectory(dir=folder) as partial:
-            save_file(tensors, Path(partial) / WEIGHTS)
+            # Unlike save_file, which lets nobody else read it.
+            (Path(partial) / WEIGHTS).write_bytes(serialized(tensors))
             (Path(partial) / CARD).write_text(json.dumps(card, indent=1) + "\n")
             for name in (WEIGHTS, CARD):
                 os.replace(Path(partial) / name, folder / name)

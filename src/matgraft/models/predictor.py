@@ -17,9 +17,10 @@ import torch
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
-from safetensors.torch import save_file
+from safetensors.torch import save as serialized
 
 from matgraft.data import Dataset, Label
+from matgraft.data.checks import check_numbers
 from matgraft.errors import InputError
 from matgraft.graphs import Graphs, graphs_of
 from matgraft.graphs.closest import nearer
@@ -139,8 +140,17 @@ class Predictor(ABC):
             Their graphs, if they are at hand.
         coverage : float
             Probability that an interval is to hold the label.
+
+        Raises
+        ------
+        InputError
+            If a structure has no atoms, or a coordinate or lattice vector that is not finite; for a coverage
+            that is no probability.
         """
+        if not 0 < coverage < 1:
+            raise InputError(f"coverage {coverage:g} is no probability between 0 and 1.")
         dataset = _dataset(structures)
+        check_numbers(dataset)
         composition = dataset.composition()
         graphs = graphs if graphs is not None else self.graphs(dataset)
         if self.intervals is None and self.domain is None:
@@ -237,7 +247,7 @@ class Predictor(ABC):
                 (folder / name).unlink(missing_ok=True)
                 continue
             partial = folder / f".{name}.{os.getpid()}"
-            save_file({k: v.contiguous() for k, v in tensors.items()}, partial)
+            partial.write_bytes(serialized({k: v.contiguous() for k, v in tensors.items()}))
             os.replace(partial, folder / name)
 
     def with_card(self, **entries) -> Self:

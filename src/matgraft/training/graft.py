@@ -222,6 +222,10 @@ def finetune(
     task = train if isinstance(train, Task) else Task.of(train, _only_label(train, target), arch.cutoff)
     rows = np.arange(len(task.per_atom)) if rows is None else np.asarray(rows)
     check_request(len(rows), scheme, reference, source is not None)
+    if unknown := int((~np.isfinite(task.per_atom[rows])).sum()):
+        raise InputError(
+            f"{unknown} of {len(rows)} structures have no {task.label.name} that is a number. Leave them out."
+        )
     recipe = (recipe or (FINETUNE if start is not None else DIRECT)).for_size(len(rows))
 
     if start is not None and zero_shot is None:

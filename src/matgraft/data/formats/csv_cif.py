@@ -25,7 +25,8 @@ def _is_number(text: str) -> bool:
 
 def _cif_files(folder: Path) -> dict[str, Path]:
     for place in (folder, *(folder / name for name in SUBFOLDERS)):
-        found = {path.stem: path for path in sorted(place.glob("*.cif"))} if place.is_dir() else {}
+        files = sorted(place.iterdir()) if place.is_dir() else []
+        found = {path.stem: path for path in files if path.suffix.lower() == ".cif"}
         if found:
             return found
     return {}

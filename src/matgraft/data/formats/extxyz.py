@@ -19,6 +19,7 @@ from ase.data import atomic_numbers
 
 from matgraft.data.dataset import Dataset, Label
 from matgraft.data.formats.common import (
+    BOOLEAN,
     ID_KEYS,
     SPECS_KEY,
     Skipped,
@@ -102,9 +103,17 @@ def _frame(lines: list[str], info: dict[str, str]) -> Atoms:
     cell = np.asarray(info["Lattice"].split(), dtype=float)
     if cell.size not in (3, 9):
         raise ValueError(f"Lattice holds {cell.size} numbers instead of 9")
-    pbc = [word.upper().startswith("T") for word in info.get("pbc", "T T T").split()]
+    pbc = _periodic(info.get("pbc", "T T T"))
     cell = cell.reshape(3, 3) if cell.size == 9 else cell
     return Atoms(numbers, positions, cell=cell, pbc=pbc, magmoms=moments)
+
+
+def _periodic(text: str) -> list[bool]:
+    words = [word.strip("[],.\"'").lower() for word in text.split()]
+    known = {**BOOLEAN, "1": True, "0": False}
+    if len(words) != 3 or not set(words) <= set(known):
+        raise ValueError(f"pbc is {text!r} instead of three of T and F")
+    return [known[word] for word in words]
 
 
 def _moments(rows: list[list[str]], layout: list[str]) -> np.ndarray | None:
@@ -161,7 +170,8 @@ def read_extxyz(path: Path, skipped: list[Skipped] | None = None, part: Part | N
     Bad frames are an error, or put on the list ``skipped``.
     """
     part = part or Part()
-    lines = read_text(path, part.start, part.stop).splitlines()
+    # Not splitlines, which also cuts at characters that may stand in a comment.
+    lines = read_text(path, part.start, part.stop).replace("\r\n", "\n").split("\n")
     while lines and not lines[-1].strip():
         lines.pop()
     structures: list[Atoms] = []
