@@ -215,10 +215,12 @@ def test_outcome_of_several_is_a_blend(bench):
     np.testing.assert_allclose(bench.task.predicted_by(model), 0.4 * parts[0] + 0.6 * parts[1])
 
 
-def test_a_candidate_without_a_source_has_the_features_of_its_seed(bench):
+def test_references_alone_have_the_features_of_a_source_or_of_the_seed(bench):
     (alone,) = [one for one in CHEAP if not one.needs_source]
-    hashes = {bench.fit(alone, np.arange(48), seed).content_hash() for seed in (0, 0, 1)}
+    bare = replace(bench, sources=())
+    hashes = {bare.fit(alone, np.arange(48), seed).content_hash() for seed in (0, 0, 1)}
     assert len(hashes) == 2
+    assert bench.fit(alone, np.arange(48), 0).network is bench.sources[0].network
 
 
 def test_few_groups_make_few_folds(bench):

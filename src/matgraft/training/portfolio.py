@@ -170,13 +170,15 @@ class Bench:
                 seed=seed,
                 zero_shot=zero_shot,
             )
-        torch.manual_seed(seed)
         references = References.none()
         if candidate.kind == "references" or candidate.reference == "residual":
             assert isinstance(candidate.reference, str)
             references = fit_references(task, rows, candidate.reference, source, zero_shot)
+        # Intervals of references alone rest on a network, too: on one that knows crystals, if there is one.
+        torch.manual_seed(seed)
+        of = source or (self.sources[0] if self.sources else None)
         model = Model(
-            network=source.network if source is not None else SchNet(self.arch),
+            network=SchNet(self.arch) if of is None else of.network,
             label=task.label,
             references=references,
             scale=source.scale if source is not None and candidate.reference == "residual" else 0.0,
