@@ -79,6 +79,12 @@ class Label:
         return cls(name, unit="", kind="intensive")
 
     @property
+    def meaning(self) -> str:
+        """Kind and unit in words."""
+        kind = "independent of size" if self.kind == "intensive" else f"per {self.kind}"
+        return f"{kind} ({self.unit or 'no unit'})"
+
+    @property
     def is_energy(self) -> bool:
         """Whether it is an energy that grows with the amount of matter, in eV: no band gap, for instance."""
         return self.kind != "intensive" and self.unit.startswith("eV")
@@ -211,9 +217,8 @@ class Dataset:
                 known = specs.setdefault(name, spec)
                 if (known.unit, known.kind) != (spec.unit, spec.kind):
                     raise InputError(
-                        f"label {name!r} means {known.unit} per {known.kind} in "
-                        f"{parts[0].source or 'one part'} "
-                        f"but {spec.unit} per {spec.kind} in {part.source or 'another'}; convert one of them."
+                        f"label {name!r} is {known.meaning} in {parts[0].source or 'one part'} but "
+                        f"{spec.meaning} in {part.source or 'another'}; convert one of them."
                     )
         columns = {}
         for name in dict.fromkeys(name for part in parts for name in part.columns):

@@ -164,8 +164,8 @@ def _check_teacher(name: str, teacher: Predictor, label: Label, settings: dict) 
     """Refuse a teacher of something else; warn of one that may know the structures held out here."""
     if (teacher.label.kind, teacher.label.unit) != (label.kind, label.unit):
         raise InputError(
-            f"teacher {name}: it predicts {teacher.label.name} ({teacher.label.unit} per "
-            f"{teacher.label.kind}), not {label.name} ({label.unit} per {label.kind}). "
+            f"teacher {name}: it predicts {teacher.label.name}, {teacher.label.meaning}, not {label.name}, "
+            f"{label.meaning}. "
             "Take a model of the same property; NAME:LABEL names one of several."
         )
     decisive = ("structures", "seed", "n_val")
