@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -25,6 +26,15 @@ with pool(2, print, np.arange(1_000_000)) as executor:
 """
 
 _given: np.ndarray
+
+WAITING = """
+import time
+from matgraft.jobs.pool import pool
+
+if __name__ == "__main__":
+    with pool(1, print, "at work") as executor:
+        executor.submit(time.sleep, 60).result()
+"""
 
 
 def _take(values: np.ndarray) -> None:
@@ -63,3 +73,20 @@ def test_a_script_that_starts_itself_in_its_processes_is_told_so(tmp_path):
     )
     assert done.returncode == 1
     assert 'without if __name__ == "__main__"' in done.stderr.splitlines()[-1], done.stderr
+
+
+def test_nothing_is_left_of_a_process_that_was_told_to_end(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(WAITING)
+    (tmp_path / "scratch").mkdir()
+    with subprocess.Popen(
+        [sys.executable, str(script)],
+        env={**os.environ, "TMPDIR": str(tmp_path / "scratch")},
+        stdout=subprocess.PIPE,
+    ) as started:
+        assert started.stdout.readline() == b"at work\n"
+        started.send_signal(signal.SIGTERM)
+    until = time.monotonic() + 30
+    while list((tmp_path / "scratch").iterdir()):
+        assert time.monotonic() < until
+        time.sleep(0.05)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -69,14 +70,15 @@ def finished(pending: dict[Future, Any]) -> Iterable[tuple[Any, Any]]:
 
 def _start(order: Path) -> None:
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(order.parent,), daemon=True).start()
     start, arguments = pickle.loads(order.read_bytes())
     start(*arguments)
 
 
-def _end_with_parent() -> None:
-    """A parent that is killed cannot tell its workers, which would wait for more work for ever."""
+def _end_with_parent(folder: Path) -> None:
+    """A parent that is killed cannot clean up, nor tell its workers, which would wait for ever for more work."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
+        shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)
