@@ -12,6 +12,7 @@ import command
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
 from ase.io import read, write
 
@@ -22,7 +23,7 @@ from matgraft.dft.output import CRASHED, OUT_OF_TIME, Failure
 from matgraft.dft.output import read as verdict
 from matgraft.dft.protocols import PROTOCOLS, Protocol
 from matgraft.dft.pseudopotentials import library
-from matgraft.dft.store import Store
+from matgraft.dft.store import DONE, Store
 from matgraft.jobs import label as job
 
 OUTPUTS = Path(__file__).parents[1] / "dft" / "outputs"
@@ -41,8 +42,9 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "silicon").write_text(SILICON)
     program = tmp_path / "pw.x"
     program.write_text(
-        f"#!/bin/sh\necho run >> {tmp_path}/runs\n"
+        f"#!/bin/sh\n"
         f"grep -q ATOMIC_SPECIES pw.in || {{ echo '     Program PWSCF v.6.7 starts'; exit 1; }}\n"
+        f"echo run >> {tmp_path}/runs\n"
         f"grep -q Si.upf pw.in || exit 9\ncat {tmp_path}/silicon\n"
     )
     program.chmod(0o755)
@@ -95,6 +97,22 @@ def test_settings_of_the_command_line_reach_the_calculation(matgraft, folder):
     assert keys == {Calculation.of(one, settings, library()).key for one in read("si.extxyz", ":")}
 
 
+def test_a_program_that_is_not_pw_x_is_found_out_before_anything_runs(matgraft, folder):
+    for arguments in (("si.extxyz", "--protocol", "quick.json"), ("retry", "labels.db")):
+        result = matgraft("label", *arguments, "--command", "/bin/true")
+        assert result.code == 2
+        assert "/bin/true: does not answer like pw.x (it says nothing). Correct --command" in result.err
+        assert not list(Store("labels.db").entries(DONE))
+        Store("labels.db").record(
+            Calculation.of(bulk("Si", a=5.7), QUICK, library()), Failure(OUT_OF_TIME, "no"), ["late"]
+        )
+    (late,) = Store("labels.db").entries()
+    assert {one.reason for one in late.attempts} <= {OUT_OF_TIME}
+    matgraft("label", "si.extxyz", "--protocol", "quick.json")
+    again = matgraft("label", "si.extxyz", "--protocol", "quick.json", "--command", "/bin/true")
+    assert "3 labels (0 of them new)" in again.out
+
+
 def test_large_cells_are_left_out_and_told(matgraft, folder):
     write(folder / "mixed.extxyz", [bulk("Si", a=5.43), bulk("Si", a=5.43, cubic=True)])
     result = matgraft("label", "mixed.extxyz", "--protocol", "quick.json", "--max-atoms", 4)
@@ -145,7 +163,9 @@ def test_status_gives_every_reason(mixed, matgraft):
 def test_retry_begins_anew_with_one_reason(mixed, matgraft, folder):
     before = runs(folder)
     result = matgraft("label", "retry", "labels.db", "--reason", OUT_OF_TIME)
-    assert "0 labels (0 of them new), 0 failures" in result.out
+    assert result.code == 2
+    there_are = "there are bad structure, crashed, no pseudopotential."
+    assert f"labels.db: no failure for the reason 'out of time'; {there_are}" in result.err
     assert runs(folder) == before
     result = matgraft("label", "retry", "labels.db", "--reason", CRASHED, "--json")
     assert json.loads(result.out)["reasons"] == {CRASHED: 1}
@@ -176,6 +196,18 @@ def test_moments_of_a_file_start_the_calculation_and_come_back(matgraft, folder)
     matgraft("label", "export", "labels.db", "labels.extxyz")
     again = matgraft("label", "labels.extxyz", "--protocol", "quick.json")
     assert "2 labels (0 of them new), 0 failures" in again.out
+
+
+def test_moments_that_a_calculation_came_to_are_read_from_an_ase_database(matgraft, folder):
+    calculated, started = bulk("Si", a=5.43), bulk("Si", a=5.5)
+    started.set_initial_magnetic_moments([0.3, 0.3])
+    for atoms in (calculated, started):
+        atoms.calc = SinglePointCalculator(atoms, energy=-1.0, magmoms=np.array([0.5, -0.5]))
+        connect("both.db").write(atoms)
+    result = matgraft("label", "both.db", "--protocol", "quick.json")
+    assert result.code == 0, result.err
+    starts = [entry.atoms.get_initial_magnetic_moments().tolist() for entry in Store("labels.db").entries()]
+    assert sorted(starts) == [[0.3, 0.3], [0.5, -0.5]]
 
 
 def test_export_writes_labels_and_a_card(mixed, matgraft, folder):
@@ -222,6 +254,52 @@ def test_labels_of_several_protocols_are_exported_one_by_one(matgraft, folder):
     result = matgraft("label", "export", "labels.db", "x.extxyz", "--protocol", "precise")
     assert result.code == 2
     assert "no label by protocol precise in it" in result.err
+
+
+def test_labels_with_and_without_forces_belong_together(matgraft, folder):
+    crystals, crashed = [*read("si.extxyz", ":"), bulk("Si", a=5.6)], Failure(CRASHED, "no")
+    for i, forces, outcome in (
+        (0, False, replace(LABEL, forces=None)), (1, False, replace(LABEL, forces=None)), (0, True, LABEL),
+        (2, True, LABEL), (1, True, crashed), (3, False, crashed), (3, True, crashed),
+    ):  # fmt: skip
+        one = Calculation.of(crystals[i], QUICK.changed(forces=forces), library())
+        Store("labels.db").record(one, outcome, [f"{i}-{forces}"])
+    result = matgraft("label", "export", "labels.db", "labels.extxyz", "--protocol", "quick")
+    assert result.code == 0, result.err
+    assert [atoms.info["id"] for atoms in read("labels.extxyz", ":")] == ["0-True", "1-False", "2-True"]
+    card = json.loads(Path("labels.json").read_text())
+    assert (card["n"], card["with_forces"], card["protocol"]) == (3, 2, QUICK.model_dump())
+    assert card["repeated"] == {"0-True": ["0-False"], "1-False": ["1-True"]}
+    assert list(card["failures"]) == ["3-False"]
+
+
+def test_settings_under_one_name_are_told_apart(matgraft, folder):
+    salt = bulk("FeO", "rocksalt", a=4.3).repeat((2, 1, 1))
+    for change in ({}, {"order": "antiferromagnetic"}, {"hubbard_u": {"Fe": 4.0}}):
+        one = Calculation.of(salt, PROTOCOLS["fast"].changed(**change), library())
+        Store("labels.db").record(one, replace(LABEL, forces=None), ["feo"])
+    result = matgraft("label", "export", "labels.db", "labels.extxyz", "--protocol", "fast")
+    assert result.code == 2
+    assert "labels of 3 different settings (fast)" in result.err
+    assert (
+        "they differ in order (antiferromagnetic or ferromagnetic), hubbard_u ({'Fe': 4.0} or {})"
+        in result.err
+    )
+    (folder / "fast.json").write_text(PROTOCOLS["fast"].model_dump_json())
+    for i, (settings, expected) in enumerate(
+        [
+            (("--order", "antiferromagnetic", "--protocol", "fast"), {"order": "antiferromagnetic"}),
+            (("--protocol", "fast", "--order", "ferromagnetic"), {}),
+            (("--protocol", "fast", "--hubbard", "Fe=4"), {"hubbard_u": {"Fe": 4.0}}),
+            (("--protocol", "fast.json"), {}),
+        ]
+    ):
+        result = matgraft("label", "export", "labels.db", f"{i}.extxyz", *settings)
+        assert result.code == 0, result.err
+        card = json.loads(Path(f"{i}.json").read_text())
+        assert (card["n"], card["protocol"]) == (1, PROTOCOLS["fast"].changed(**expected).model_dump())
+    result = matgraft("label", "export", "labels.db", "x.extxyz", "--order", "none")
+    assert (result.code, "no label by protocol PBE, 96 Ry" in result.err) == (2, True)
 
 
 def test_labels_by_different_pseudopotentials_are_not_mixed(matgraft, folder):
@@ -302,8 +380,7 @@ def test_bad_input_exits_with_2_and_leaves_nothing(matgraft, folder, arguments, 
     assert "Traceback" not in result.err
     assert not list(folder.glob("labels.*"))
     assert not (folder / "out.extxyz").exists()
-    # But for the question after the version.
-    assert runs(folder) <= ("Fe=4" in arguments)
+    assert runs(folder) == 0
 
 
 @pytest.mark.parametrize("verb", ["run", "status", "retry", "export"])
@@ -370,3 +447,23 @@ def test_the_command_line_as_a_user_starts_it(folder):
     assert result.returncode == 2
     assert "no protocol named 'exact'" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_neither_stores_nor_structures_nor_other_files_are_written_over(matgraft, folder):
+    matgraft("label", "si.extxyz", "--protocol", "quick.json")
+    (folder / "mine.json").write_text("[1, 2]")
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    defects = ("formation-energy", "si.extxyz", "--store", "labels.db", "--protocol", "quick.json")
+    for arguments, words in (
+        (("label", "export", "labels.db", "labels.db"), "one of the inputs"),
+        (("label", "export", "labels.db", "mine.extxyz"), "mine.json: in the way of the card"),
+        ((*defects, "--out", "labels.db"), "one of the inputs"),
+        ((*defects, "--out", "si.extxyz"), "one of the inputs"),
+        (("dope", "si.extxyz", "--vacancy", "Si", "--out", "si.extxyz"), "one of the inputs"),
+    ):
+        result = matgraft(*arguments)
+        assert result.code == 2
+        assert words in result.err
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+    assert matgraft("label", "export", "labels.db", "new.extxyz").code == 0
+    assert matgraft("label", "export", "labels.db", "new.extxyz").code == 0

@@ -64,6 +64,9 @@ class FakeEngine:
             return Failure(NOT_CONVERGED, "100 iterations", 0.001)
         return result(one)
 
+    def require_pw(self) -> None:
+        pass
+
     def stop(self) -> None:
         pass
 

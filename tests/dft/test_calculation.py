@@ -17,7 +17,18 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from matgraft.dft import calculation as module
-from matgraft.dft.calculation import FEW, LADDER, MOMENTS, SHELLS, Calculation, Unfit, alternating, key_of
+from matgraft.dft.calculation import (
+    FEW,
+    LADDER,
+    MOMENTS,
+    MOST_SPECIES,
+    SHELLS,
+    Calculation,
+    Unfit,
+    alternating,
+    grouped,
+    key_of,
+)
 from matgraft.dft.protocols import Protocol
 from matgraft.dft.pseudopotentials import library
 
@@ -255,6 +266,50 @@ def test_an_order_that_a_structure_brings_is_left_as_it_is():
     assert sorted(of(atoms, AFM).moments) == [-3, -3, 0, 0, 0, 0, 3, 3]
 
 
+def hematite() -> Atoms:
+    """20 atoms with the moments that a program has left behind, each another one."""
+    rng = np.random.default_rng(3)
+    atoms = Atoms("Fe8O12", cell=[8, 8, 8], pbc=True, scaled_positions=rng.random((20, 3)))
+    signs = np.array([1, -1, -1, 1] * 2)
+    atoms.set_initial_magnetic_moments(
+        np.concatenate([signs * np.linspace(3.90, 3.91, 8), np.linspace(0.05, 0.06, 12)])
+    )
+    return atoms
+
+
+def test_moments_are_grouped_where_there_are_more_than_the_program_takes():
+    atoms = hematite()
+    own = atoms.get_initial_magnetic_moments()
+    moments = grouped(atoms.numbers, own)
+    kinds = np.unique(np.column_stack([atoms.numbers, moments]), axis=0)
+    assert len(kinds) == MOST_SPECIES
+    # Like atoms became alike, and nothing else has happened.
+    np.testing.assert_allclose(moments, own, atol=0.01)
+    assert moments.sum() == pytest.approx(own.sum())
+    np.testing.assert_array_equal(grouped(atoms.numbers, moments), moments)
+    for n in range(1, 8):
+        with patch.object(module, "MOST_SPECIES", n):
+            found = grouped(atoms.numbers, own)
+        species = {(z, moment) for z, moment in zip(atoms.numbers, found, strict=True)}
+        # Up, down and the anions are the last three that remain; the elements never mix.
+        assert len(species) == max(n, 2)
+        assert n < 3 or (np.sign(found) == np.sign(own)).all()
+
+
+def test_the_input_file_has_no_more_species_than_the_program_takes():
+    atoms = SALT.repeat((2, 2, 3))
+    atoms.set_initial_magnetic_moments(np.where(atoms.numbers == 25, 4, 0.05) + np.linspace(0, 0.01, 24))
+    said = namelists(of(atoms).deck())
+    assert said["ntyp"] == str(MOST_SPECIES)
+    assert "starting_magnetization(11)" not in said
+
+
+def test_few_moments_are_left_exactly_as_they_are():
+    own = SALT.repeat((5, 1, 1))
+    own.set_initial_magnetic_moments([4 + 1e-9 * i for i in range(10)])
+    assert of(own).moments.tolist() == own.get_initial_magnetic_moments().tolist()
+
+
 def test_one_odd_electron_is_spread_over_the_atoms():
     holed = bulk("Si", a=5.43, cubic=True)
     holed.numbers[0] = 8
@@ -352,6 +407,7 @@ def boxed(*places: tuple[float, float, float], symbol: str = "Fe", pbc: object =
         (boxed((0, 0, 0), (0.1, 0, 0)), PLAIN, "bad structure", "atoms 0 Fe and 1 Fe are 0.10 Ang"),
         (boxed((0, 0, 0), (3.95, 0, 0)), PLAIN, "bad structure", "0.05 Angstrom apart, periodic images"),
         (boxed((0, 0, 0), (0, 0, 0)), PLAIN, "bad structure", "overlap"),
+        (Atoms("Fe", cell=[4, 4, 4], pbc=True, magmoms=[np.nan]), PLAIN, "bad structure", "moment is NaN"),
         (boxed((0, 0, np.nan)), PLAIN, "bad structure", "NaN or infinite"),
         (Atoms("Fe", cell=[4, 4, 0], pbc=True), PLAIN, "bad structure", "singular cell"),
         (Atoms(cell=[4, 4, 4], pbc=True), PLAIN, "bad structure", "no atoms"),

@@ -148,6 +148,24 @@ def test_a_program_that_is_not_pw_x(program, body, words):
         engine(path).version()
 
 
+@pytest.mark.parametrize(("body", "right"), [("exit 0", False), ("kill -9 $$", True), ("exit 137", True)])
+def test_a_program_that_is_killed_when_it_is_asked_may_be_right(program, body, right):
+    one = engine(program(body))
+    if right:
+        one.require_pw()
+    else:
+        with pytest.raises(InputError, match=r"does not answer like pw\.x"):
+            one.require_pw()
+    engine(program(greeting("7.2"))).require_pw()
+
+
+def test_rubbish_of_a_program_that_is_not_pw_x_is_left_out(program):
+    with pytest.raises(InputError) as caught:
+        engine(program("head -c 100000 /dev/urandom")).version()
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
+
+
 def test_a_program_that_cannot_be_run_says_so(tmp_path):
     with pytest.raises(InputError, match=r"does not answer like pw\.x"):
         engine(tmp_path / "gone").version()

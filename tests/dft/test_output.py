@@ -183,3 +183,15 @@ def test_times_as_the_program_writes_them(text, seconds):
 )
 def test_the_highest_occupied_level(text, level):
     assert _fermi(text) == level
+
+
+def test_rubbish_is_told_in_printable_signs():
+    noise = bytes(range(256)).decode(errors="replace") * 100
+    for text, crash in ((noise + "\x1b[2J the end", ""), ("", f"{'%' * 30}{noise}{'%' * 30}")):
+        outcome = read(text, 1, 0.0, crash)
+        assert isinstance(outcome, Failure)
+        assert outcome.message.isprintable()
+        assert "\ufffd" not in outcome.message
+        assert len(outcome.message) < 600
+    assert read("\x1b[2J the end", 1, 0.0).message.endswith("last words: [2J the end")
+    assert read("\x00\x01\ufffd", 1, 0.0).message.endswith("last words: none")

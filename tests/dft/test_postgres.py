@@ -21,6 +21,7 @@ from dft.test_store import check, ghost, kill_until_done, labeller
 from matgraft.data import Dataset
 from matgraft.data.writers import write
 from matgraft.dft import store as store_module
+from matgraft.dft.calculation import LADDER, Unfit
 from matgraft.dft.output import CRASHED, Failure
 from matgraft.dft.store import DONE, FAILED, Store, new_owner
 from matgraft.errors import InputError
@@ -241,3 +242,17 @@ def test_a_store_that_was_half_made_is_made_whole(url, monkeypatch):
         with pytest.raises(Killed):
             Store(url)
     assert Store(url).claim(calculation(0).key, new_owner())
+
+
+def test_failures_begin_anew_and_structures_are_named(url):
+    store, one, copper = Store(url), calculation(0), bulk("Cu")
+    for name in ("copper", "cuprum"):
+        store.reject(copper, TOY, Unfit("no pseudopotential", "none for Cu"), name)
+    (unfit,) = store.entries()
+    assert unfit.ids == ["copper", "cuprum"]
+    store.record(one, Failure(CRASHED, "no", 1.0), ["a"], len(LADDER) - 1)
+    for failed in (one.key, unfit.key):
+        store.begin_anew(failed, one)
+    store.name(one.key, ["b"])
+    (entry,) = store.entries()
+    assert (entry.ids, entry.attempts, entry.retried) == (["a", "copper", "cuprum", "b"], [], CRASHED)

@@ -9,6 +9,8 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import replace
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -18,12 +20,14 @@ from dft.conftest import TOY, FakeEngine, calculation, result, strained, truth
 
 from matgraft.data import Dataset
 from matgraft.dft import store as store_module
-from matgraft.dft.calculation import LADDER, Unfit
+from matgraft.dft.calculation import LADDER, Calculation, Unfit
 from matgraft.dft.output import CRASHED, KILLED, NOT_CONVERGED, OUT_OF_TIME, Failure
+from matgraft.dft.pseudopotentials import library
 from matgraft.dft.store import (
     DONE,
     FAILED,
     MOST_KILLS,
+    UNTRIED,
     Attempt,
     Store,
     energies_of,
@@ -32,7 +36,9 @@ from matgraft.dft.store import (
     without_password,
 )
 from matgraft.errors import InputError
-from matgraft.jobs.label import label
+from matgraft.jobs import label as label_module
+from matgraft.jobs.label import label, retry
+from matgraft.jobs.labels import status
 
 DEAD = "999999999:gone"
 
@@ -317,3 +323,239 @@ def test_keys_by_status(tmp_path):
 )
 def test_passwords_are_not_shown(place, shown):
     assert without_password(place) == shown
+
+
+# ------------------------------------------------------------------------------------------------ what failed
+
+
+def failed_for(place, n: int) -> Store:
+    """A store of so many calculations that ran out of time."""
+    store = Store(place)
+    for i in range(n):
+        store.record(calculation(i), Failure(OUT_OF_TIME, "no", 1.0), [f"si-{i}"])
+    return store
+
+
+class Interrupted(FakeEngine):
+    """Comes to two labels, the second of them on its way up the ladder, and is interrupted."""
+
+    def run(self, one, rung=0, max_seconds=None, scratch=None):
+        self.calls.append((one.key, rung))
+        if len(self.calls) == 2:
+            return Failure(NOT_CONVERGED, "no", 1.0)
+        if len(self.calls) == 3:
+            raise KeyboardInterrupt
+        return result(one)
+
+
+def test_an_interrupted_retry_goes_on(tmp_path):
+    place = tmp_path / "labels.db"
+    failed_for(place, 5)
+    with pytest.raises(KeyboardInterrupt):
+        retry(place, (first := Interrupted()), reasons=[OUT_OF_TIME])  # type: ignore[arg-type]
+    assert status(place)["failures"] == {UNTRIED: 3, NOT_CONVERGED: 1}
+    done = retry(place, (engine := FakeEngine()), reasons=[OUT_OF_TIME])  # type: ignore[arg-type]
+    assert (done.done, done.failed, done.here) == (4, 0, 4)
+    # On the step of the ladder where it was.
+    climbing = first.calls[1][0]
+    assert [rung for key, rung in engine.calls if key == climbing] == [1]
+    check(place, 5)
+
+
+def test_what_is_to_be_tried_again_is_a_reason_of_its_own(tmp_path):
+    place = tmp_path / "labels.db"
+    store = failed_for(place, 2)
+    store.begin_anew(calculation(0).key, calculation(0))
+    done = retry(place, FakeEngine(), reasons=[UNTRIED])  # type: ignore[arg-type]
+    assert (done.done, done.here) == (1, 1)
+    assert store.keys(FAILED) == {calculation(1).key}
+
+
+def test_a_reason_that_nothing_failed_for(tmp_path):
+    place = tmp_path / "labels.db"
+    store = failed_for(place, 1)
+    store.record(calculation(1), Failure(CRASHED, "no", 1.0), ["si-1"], len(LADDER) - 1)
+    with pytest.raises(InputError, match=r"for the reason 'out of tme'; there are crashed, out"):
+        retry(place, FakeEngine(), reasons=["out of tme"])  # type: ignore[arg-type]
+    retry(place, FakeEngine())  # type: ignore[arg-type]
+    assert store.keys(FAILED) == set()
+    with pytest.raises(InputError, match="there are no failures at all"):
+        retry(place, FakeEngine(), reasons=[CRASHED])  # type: ignore[arg-type]
+
+
+def test_an_interrupted_retry_may_be_done_with_one_of_its_reasons(tmp_path):
+    place = tmp_path / "labels.db"
+    store = failed_for(place, 1)
+    retry(place, FakeEngine(), reasons=[OUT_OF_TIME])  # type: ignore[arg-type]
+    store.record(calculation(1), Failure(CRASHED, "no", 1.0), ["si-1"], len(LADDER) - 1)
+    with pytest.raises(InputError, match="for the reason 'crahsed'"):
+        retry(place, FakeEngine(), reasons=["crahsed", CRASHED])  # type: ignore[arg-type]
+    assert retry(place, FakeEngine(), reasons=[OUT_OF_TIME, CRASHED]).here == 1  # type: ignore[arg-type]
+
+
+def test_a_retry_leaves_the_living_alone(tmp_path):
+    place, one = tmp_path / "labels.db", calculation(0)
+    store, mine = failed_for(place, 1), new_owner()
+    assert store.claim(one.key, mine)
+    store.begin_anew(one.key, one)
+    assert [owner for _, owner, _ in store.claims()] == [mine]
+    assert store.get(one.key).reason == OUT_OF_TIME
+    store.release(mine)
+    assert store.claim(one.key, ghost(1))
+    store.begin_anew(one.key, one)
+    assert store.get(one.key).attempts == []
+
+
+def test_a_retry_waits_for_a_labeller_that_is_on_the_ladder(tmp_path, monkeypatch):
+    monkeypatch.setattr(label_module, "POLL", 0.01)
+    place, one = tmp_path / "labels.db", calculation(0)
+    store, owner = Store(place), new_owner()
+    store.record(one, Failure(NOT_CONVERGED, "no", 1.0), ["si-0"])
+    assert store.claim(one.key, owner)
+    rival = Thread(target=lambda: (time.sleep(0.2), store.record(one, result(one), ["si-0"], 1)))
+    rival.start()
+    done = retry(place, (engine := FakeEngine()))  # type: ignore[arg-type]
+    rival.join()
+    assert (done.done, done.here, engine.calls) == (1, 0, [])
+
+
+def unfit_crystals() -> Dataset:
+    """Two names of a crystal without a pseudopotential, and others that differ in what is wrong with them."""
+    copper, holed, flat, torn = bulk("Cu"), bulk("Si", a=5.43), bulk("Si", a=5.43), bulk("Si", a=5.43)
+    holed.positions[1, 2], torn.positions[1, 1] = np.nan, np.inf
+    flat.pbc = (True, True, False)
+    zero = bulk("Si", a=5.43)
+    zero.positions[1, 2] = 0.0
+    crystals = [copper, copper, holed, flat, torn, zero]
+    return Dataset.from_atoms(crystals, ["copper", "cuprum", "holed", "flat", "torn", "fit"])
+
+
+def test_every_structure_that_is_rejected_is_kept_with_its_names(tmp_path):
+    place = tmp_path / "labels.db"
+    for _ in range(2):
+        done = label(unfit_crystals(), place, TOY, FakeEngine())  # type: ignore[arg-type]
+        assert (done.done, done.failed) == (1, 5)
+        kept = {tuple(entry.ids): entry.reason for entry in Store(place).entries(FAILED)}
+        assert kept == {
+            ("copper", "cuprum"): "no pseudopotential", ("holed",): "bad structure",
+            ("flat",): "bad structure", ("torn",): "bad structure",
+        }  # fmt: skip
+
+
+def test_the_reason_that_is_kept_is_the_last(tmp_path):
+    store = Store(tmp_path / "labels.db")
+    for reason in ("no pseudopotential", "odd number of electrons"):
+        store.reject(bulk("Cu"), TOY, Unfit(reason, "no"), "copper")
+    (entry,) = store.entries()
+    assert entry.reason == "odd number of electrons"
+
+
+def test_further_names_of_a_labelled_structure_are_kept(tmp_path):
+    place = tmp_path / "labels.db"
+    label(strained(2), place, TOY, FakeEngine())  # type: ignore[arg-type]
+    before = list(Store(place).entries())
+    again = Dataset.from_atoms([calculation(0).atoms], ["other"])
+    assert label(again, place, TOY, FakeEngine()).here == 0  # type: ignore[arg-type]
+    first, second = Store(place).entries()
+    assert (first.ids, second.ids) == (["si-0", "other"], ["si-1"])
+    assert replace(first, ids=before[0].ids) == before[0]
+
+
+def test_a_name_of_what_another_labeller_came_to_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(label_module, "POLL", 0.01)
+    place, one = tmp_path / "labels.db", calculation(0)
+    store, owner = Store(place), new_owner()
+    assert store.claim(one.key, owner)
+    rival = Thread(target=lambda: (time.sleep(0.2), store.record(one, result(one), ["theirs"])))
+    rival.start()
+    label(Dataset.from_atoms([one.atoms], ["ours"]), place, TOY, FakeEngine())  # type: ignore[arg-type]
+    rival.join()
+    assert store.get(one.key).ids == ["theirs", "ours"]
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A folder of pseudopotentials of a user's own, which knows copper."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for element, valence in (("Cu", 11), ("Si", 4)):
+        header = f'<PP_HEADER element="{element}" z_valence="{valence}" functional="PBE"/>'
+        (folder / f"{element}.upf").write_text(header)
+    return folder
+
+
+class Broken(FakeEngine):
+    def run(self, one, rung=0, max_seconds=None, scratch=None):
+        return Failure(CRASHED, "no", 1.0)
+
+
+def test_a_retry_takes_no_other_pseudopotentials(tmp_path, own):
+    place = tmp_path / "labels.db"
+    label(strained(1), place, TOY, Broken(), pseudopotentials=own)  # type: ignore[arg-type]
+    label(Dataset.from_atoms([bulk("Cu")], ["cu"]), place, TOY, Broken(), pseudopotentials=own)  # type: ignore[arg-type]
+    kept = list(Store(place).entries())
+    with pytest.raises(InputError, match=r"si-0 failed with another pseudopotential of Si .*--pseudopot"):
+        retry(place, FakeEngine())  # type: ignore[arg-type]
+    assert list(Store(place).entries()) == kept
+    assert retry(place, FakeEngine(), pseudopotentials=own).done == 2  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("again", ["retry", "label"])
+def test_a_label_settles_that_there_was_no_pseudopotential(tmp_path, own, again):
+    place, copper = tmp_path / "labels.db", Dataset.from_atoms([bulk("Cu")] * 2, ["copper", "cuprum"])
+    label(copper, place, TOY, FakeEngine())  # type: ignore[arg-type]
+    if again == "retry":
+        done = retry(place, FakeEngine(), reasons=["no pseudopotential"], pseudopotentials=own)  # type: ignore[arg-type]
+    else:
+        done = label(copper, place, TOY, FakeEngine(), pseudopotentials=own)  # type: ignore[arg-type]
+    assert (done.done, done.failed, done.here) == (1, 0, 1)
+    (entry,) = Store(place).entries()
+    assert (entry.status, entry.ids) == (DONE, ["copper", "cuprum"])
+
+
+def test_a_label_that_came_before_settles_it_as_well(tmp_path, own):
+    """As stores are that were written before failures were settled."""
+    place, copper = tmp_path / "labels.db", Dataset.from_atoms([bulk("Cu")], ["copper"])
+    label(copper, place, TOY, FakeEngine(), pseudopotentials=own)  # type: ignore[arg-type]
+    label(copper, place, TOY, FakeEngine())  # type: ignore[arg-type]
+    assert len(list(Store(place).entries())) == 2
+    done = retry(place, FakeEngine(), pseudopotentials=own)  # type: ignore[arg-type]
+    assert (done.done, done.here) == (1, 0)
+    assert [entry.status for entry in Store(place).entries()] == [DONE]
+    assert not any(connect(place).select(status=FAILED))
+
+
+def test_energies_by_pseudopotentials_of_ones_own(tmp_path, own, caplog):
+    place = tmp_path / "labels.db"
+    label(strained(2), place, TOY, FakeEngine(), pseudopotentials=own)  # type: ignore[arg-type]
+    assert np.isfinite(energies_of(place, strained(2), TOY, own)).all()
+    assert not caplog.text
+    assert np.isnan(energies_of(place, strained(3), TOY)).all()
+    assert (
+        "labels.db: labels with another pseudopotential of Si for 2 of the structures; to take" in caplog.text
+    )
+
+
+def test_energies_of_structures_that_lack_a_pseudopotential(tmp_path, own, caplog):
+    place, copper = tmp_path / "labels.db", Dataset.from_atoms([bulk("Cu")], ["copper"])
+    label(copper, place, TOY, FakeEngine(), pseudopotentials=own)  # type: ignore[arg-type]
+    assert np.isnan(energies_of(place, copper, TOY)).all()
+    assert "labels with another pseudopotential of Cu for 1 of the structures" in caplog.text
+
+
+@pytest.mark.parametrize("forces", [True, False])
+def test_energies_are_the_same_with_forces(tmp_path, forces):
+    place = tmp_path / "labels.db"
+    label(strained(2), place, TOY.changed(forces=forces), FakeEngine())  # type: ignore[arg-type]
+    assert np.isfinite(energies_of(place, strained(2), TOY)).all()
+
+
+def test_a_crash_for_too_many_species_is_settled_by_a_retry(tmp_path):
+    """Its key has the moments as they were, that of its calculation has them grouped."""
+    place, atoms = tmp_path / "labels.db", bulk("FeO", "rocksalt", a=4.3).repeat((3, 2, 1))
+    atoms.set_initial_magnetic_moments(4 + 0.01 * np.arange(12))
+    grouped = Calculation.of(atoms, TOY, library())
+    store, crashed = Store(place), replace(grouped, moments=atoms.get_initial_magnetic_moments())
+    store.record(crashed, Failure(CRASHED, "starting_magnetization(11)", 1.0), ["feo"], len(LADDER) - 1)
+    assert retry(place, FakeEngine(), reasons=[CRASHED]).done == 1  # type: ignore[arg-type]
+    assert [(entry.key, entry.ids) for entry in store.entries()] == [(grouped.key, ["feo"])]

@@ -50,8 +50,8 @@ def store(monkeypatch):
     """A store of DFT labels: energies by id, and none for what it does not know."""
     labels = {}
 
-    def energies_of(place, dataset, protocol):
-        assert (place, protocol) == ("labels.db", "moderate")
+    def energies_of(place, dataset, protocol, pseudopotentials):
+        assert (place, protocol, pseudopotentials) == ("labels.db", "moderate", None)
         return np.asarray([labels.get(name, np.nan) for name in dataset.ids.tolist()])
 
     monkeypatch.setitem(sys.modules, "matgraft.dft.store", SimpleNamespace(energies_of=energies_of))
@@ -131,7 +131,10 @@ def test_models_and_dft_side_by_side(doped, store, tmp_path, caplog):
     np.testing.assert_allclose([float(row["b_minus_dft"]) for row in rows[:2]], [-1.25, 0.5], atol=1e-9)
     assert done.mae == pytest.approx({"a": 0.375, "b": 0.875})
     assert done.without_dft == ["wide/Fe_Ti(1)", "wide/vac_O(1)"]
-    assert "2 of 4 defects have no DFT label, or their pristine cell has none: wide/Fe_Ti(1)" in caplog.text
+    assert (
+        "2 of 4 defects have no DFT label of these settings, or their pristine cell has none: wide"
+        in caplog.text
+    )
     assert done.picture == tmp_path / "f.png"
     assert done.picture.is_file()
     assert done.table.rows[2][3:] == ("1.000", "0.000", None, None, None)
@@ -149,6 +152,16 @@ def test_dft_alone_and_without_any_label(doped, store, tmp_path):
         2.0,
         None,
     ]
+
+
+def test_pseudopotentials_reach_the_store(doped, tmp_path, monkeypatch):
+    def energies_of(place, dataset, protocol, pseudopotentials):
+        assert pseudopotentials == "own"
+        return np.arange(len(dataset), dtype=float)
+
+    monkeypatch.setitem(sys.modules, "matgraft.dft.store", SimpleNamespace(energies_of=energies_of))
+    done = formation_energies(doped, tmp_path / "f.csv", store="labels.db", pseudopotentials="own")
+    assert done.columns["dft"] == [1.0, 2.0, 1.0, 2.0]
 
 
 @pytest.mark.parametrize("label", [TOTAL, PER_ATOM])

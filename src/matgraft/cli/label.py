@@ -34,6 +34,12 @@ Held = Annotated[str, typer.Argument(help="SQLite file (.db) or PostgreSQL URL o
 Command = Annotated[
     str | None, typer.Option(help="Command of pw.x, such as 'mpirun -n 4 pw.x'; found by itself otherwise.")
 ]
+Order = Annotated[
+    str | None, typer.Option(help="Moments at the start: ferromagnetic, antiferromagnetic, none.")
+]
+Hubbard = Annotated[
+    list[str] | None, typer.Option(help="Hubbard U in eV by element, such as Fe=4; repeatable.")
+]
 Workers = Annotated[int, typer.Option(help="Calculations at a time on this machine.", min=1)]
 MaxSeconds = Annotated[float | None, typer.Option(help="Longest wall time of one calculation.", min=1)]
 Pseudopotentials = Annotated[
@@ -50,12 +56,8 @@ def run(
     structures: Annotated[str, typer.Argument(help="File or folder of crystals, or a known data set.")],
     store: Store = "labels.db",
     protocol: Annotated[str, typer.Option(help="fast, moderate, precise, or a JSON file.")] = "moderate",
-    order: Annotated[
-        str | None, typer.Option(help="Moments at the start: ferromagnetic, antiferromagnetic, none.")
-    ] = None,
-    hubbard: Annotated[
-        list[str] | None, typer.Option(help="Hubbard U in eV by element, such as Fe=4; repeatable.")
-    ] = None,
+    order: Order = None,
+    hubbard: Hubbard = None,
     forces: Annotated[bool, typer.Option("--forces", help="Forces too.")] = False,
     workers: Workers = 1,
     max_atoms: Annotated[int | None, typer.Option(help="Leave out larger cells.", min=1)] = None,
@@ -159,7 +161,11 @@ def retry(
 def export(
     store: Held,
     out: Annotated[Path, typer.Argument(help="New file: .extxyz, .db, or a folder.")],
-    protocol: Annotated[str | None, typer.Option(help="Which, if the store holds several.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="Which, if the store holds several: a name, or a JSON file.")
+    ] = None,
+    order: Order = None,
+    hubbard: Hubbard = None,
     as_json: Json = False,
 ) -> None:
     """Write the labels as a data set, with a card of settings, failures and times beside it.
@@ -168,7 +174,9 @@ def export(
     """
     from matgraft.jobs.labels import export as write
 
-    dataset, card = write(store, out, protocol)
+    exact = order is not None or hubbard or (protocol or "").endswith(".json")
+    settings = _protocol(protocol or "moderate", order, hubbard or [], False) if exact else protocol
+    dataset, card = write(store, out, settings)
     if as_json:
         print_json(card)
         return

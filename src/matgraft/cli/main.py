@@ -19,7 +19,7 @@ import typer
 
 from matgraft.cli.common import Json, console, names_in, print_json
 from matgraft.cli.fields import fields
-from matgraft.cli.label import dft_app, label_app
+from matgraft.cli.label import Pseudopotentials, dft_app, label_app
 from matgraft.data import Dataset
 from matgraft.errors import InputError, LostWorker
 
@@ -340,6 +340,7 @@ def formation_energy(
     ] = None,
     store: Annotated[str | None, typer.Option(help="Store of DFT labels to compare with.")] = None,
     protocol: Annotated[str, typer.Option(help="Settings that the DFT labels were made with.")] = "moderate",
+    pseudopotentials: Pseudopotentials = None,
     chemical_potential: Annotated[
         list[str] | None,
         typer.Option(help="eV of an exchanged atom: O=-4.95, or a JSON file of several; repeatable."),
@@ -359,6 +360,7 @@ def formation_energy(
         models=model or [],
         store=store,
         protocol=protocol,
+        pseudopotentials=pseudopotentials,
         chemical_potentials=read_potentials(chemical_potential or []),
     )
     if as_json:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import spglib
@@ -46,6 +46,9 @@ LADDER: tuple[dict[str, object], ...] = (
 """What is tried in turn when the loop does not converge or the program crashes. None changes the label: the
 last one converges with a wide smearing first and goes on from its density with the protocol's own."""
 
+
+MOST_SPECIES = 10
+"""That Quantum ESPRESSO takes; an element is one for each moment that its atoms start from."""
 
 FEW = 12
 """Magnetic atoms, up to which all antiferromagnetic orders are compared."""
@@ -116,7 +119,7 @@ class Calculation:
             numbers=atoms.numbers.copy(),
             positions=atoms.positions.copy(),
             cell=atoms.cell.array.copy(),
-            moments=starting_moments(atoms, protocol, electrons),
+            moments=grouped(atoms.numbers, starting_moments(atoms, protocol, electrons)),
             protocol=protocol,
             pseudopotentials={element: library[element] for element in elements},
         )
@@ -259,17 +262,30 @@ def key_of(
     SHA-256 over structure (to 1e-5 Angstrom), moments at the start, settings, and the hashes of the
     pseudopotentials; neither versions of programs nor the form of the input file are in it.
     """
-    # Structures that cannot be calculated have a key, too: for the reason.
-    parts = (np.nan_to_num(part, posinf=0, neginf=0) for part in (atoms.cell.array, atoms.positions))
-    places = [np.round(part / SAME).astype(np.int64).tolist() for part in parts]
-    content = {
+    content: dict[str, object] = {
         "numbers": atoms.numbers.tolist(),
-        "structure": places,
+        "structure": [_steps(atoms.cell.array), _steps(atoms.positions)],
         "moments": None if moments is None else np.round(moments, 6).tolist(),
         "settings": protocol.decisive,
         "pseudopotentials": dict(pseudopotentials or {}),
     }
+    if not atoms.pbc.all():
+        content["pbc"] = atoms.pbc.tolist()
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def key_of_unfit(atoms: Atoms, protocol: Protocol) -> str:
+    """The key of a structure that cannot be calculated, under which the reason is kept."""
+    own = atoms.get_initial_magnetic_moments()
+    return key_of(atoms, protocol, own if own.any() else None)
+
+
+def _steps(places: np.ndarray) -> list:
+    """Places in whole numbers of :data:`SAME`; as words where they are no numbers."""
+    finite = np.isfinite(places)
+    steps = np.round(np.where(finite, places, 0) / SAME).astype(np.int64).astype(object)
+    steps[~finite] = places[~finite].astype(str)
+    return steps.tolist()
 
 
 def starting_moments(atoms: Atoms, protocol: Protocol, electrons: float) -> np.ndarray | None:
@@ -293,6 +309,8 @@ def starting_moments(atoms: Atoms, protocol: Protocol, electrons: float) -> np.n
             )
         return None
     own = atoms.get_initial_magnetic_moments() if atoms.has("initial_magmoms") else np.zeros(len(atoms))
+    if not np.isfinite(own).all():
+        raise Unfit("bad structure", "a magnetic moment is NaN or infinite; correct or remove it.")
     moments = own if own.any() else np.asarray([MOMENTS.get(symbol, 0.0) for symbol in atoms.symbols])
     if not moments.any():
         return np.full(len(atoms), 1.0 / len(atoms)) if odd else None
@@ -300,6 +318,31 @@ def starting_moments(atoms: Atoms, protocol: Protocol, electrons: float) -> np.n
     if protocol.order == "ferromagnetic" or ordered:
         return moments
     return moments * alternating(atoms, moments != 0)
+
+
+def grouped(numbers: np.ndarray, moments: np.ndarray | None) -> np.ndarray | None:
+    """Moments of at most :data:`MOST_SPECIES` species; as they are where there are no more.
+
+    The nearest two of an element become their mean, over and over: a start need not be exact, and what a
+    program left behind differs between like atoms in the last digits only.
+    """
+    if moments is None:
+        return None
+    moments, kinds = moments.copy(), np.unique(np.column_stack([numbers, moments]), axis=0)
+    species = [np.flatnonzero((numbers == z) & (moments == moment)) for z, moment in kinds]
+    while len(species) > MOST_SPECIES:
+        gaps = [
+            (moments[upper[0]] - moments[lower[0]], i)
+            for i, (lower, upper) in enumerate(pairwise(species))
+            if numbers[lower[0]] == numbers[upper[0]]
+        ]
+        if not gaps:
+            break
+        _, i = min(gaps)
+        both = np.concatenate(species[i : i + 2])
+        moments[both] = moments[both].mean()
+        species[i : i + 2] = [both]
+    return moments
 
 
 def alternating(atoms: Atoms, magnetic: np.ndarray) -> np.ndarray:

@@ -29,6 +29,9 @@ HOME_VARIABLE = "MATGRAFT_HOME"
 QEPY = "qepy==7.2.0"
 """Quantum ESPRESSO 7.2 (GPL-2) in one wheel; only ever run as a program, in an environment of its own."""
 
+ANSWER = 600.0
+"""Seconds that a program may take to say its version: srun may have to wait for its turn."""
+
 GRACE = 60.0
 """Seconds that a program which was told to end may take before it is killed."""
 
@@ -80,15 +83,27 @@ class Engine:
         InputError
             It does not start, or is not pw.x.
         """
+        return self._version_in(self._greeting()[1])
+
+    def require_pw(self) -> None:
+        """Raise an InputError if the program is another one; what is killed when it is asked may be right."""
+        code, text = self._greeting()
+        if 0 <= code <= 128:
+            self._version_in(text)
+
+    def _greeting(self) -> tuple[int, str]:
+        """Exit code and words for an input without content: pw.x greets, complains and stops."""
         with scratch_folder() as folder:
-            # An input without content: it greets, complains and stops.
             (folder / "pw.in").write_text("&CONTROL\n/\n")
-            _, text, _ = execute((*self.command, "-in", "pw.in"), folder, 60.0)
+            code, text, _ = execute((*self.command, "-in", "pw.in"), folder, ANSWER)
+        return code, text
+
+    def _version_in(self, text: str) -> str:
         found = output.version(text)
         if not found:
-            said = " ".join(text.split()[-30:])
+            said = output.last_words(text) or "it says nothing"
             raise InputError(
-                f"{shlex.join(self.command)}: does not answer like pw.x ({said or 'it says nothing'}). "
+                f"{shlex.join(self.command)}: does not answer like pw.x ({said}). "
                 f"Correct --command or ${COMMAND_VARIABLE}, or make an engine with: matgraft dft setup"
             )
         return found

@@ -13,6 +13,9 @@ CRASHED = "crashed"
 OUT_OF_TIME = "out of time"
 KILLED = "killed"
 
+LONGEST = 500
+"""Characters that are kept of what a program says."""
+
 _TIMES = re.compile(r"PWSCF\s*:\s*(.*?)CPU\s*(.*?)WALL")
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 
@@ -120,8 +123,18 @@ def read(text: str, exit_code: int, seconds: float, crash: str = "") -> Result |
     if exit_code < 0 or exit_code > 128:
         signal = -exit_code if exit_code < 0 else exit_code - 128
         return Failure(KILLED, f"the program was ended by signal {signal}", seconds)
-    words = " ".join(text.split()[-30:])
-    return Failure(CRASHED, f"exit code {exit_code}, last words: {words or 'none'}", seconds)
+    words = last_words(text) or "none"
+    return Failure(CRASHED, f"exit code {exit_code}, last words: {words}", seconds)
+
+
+def last_words(text: str) -> str:
+    """The end of what a program said, in one line that any screen can show; nothing if it said nothing."""
+    return " ".join(_printable(text[-10 * LONGEST :]).split()[-30:])[-LONGEST:]
+
+
+def _printable(text: str) -> str:
+    """Text without what is none: signs that steer a screen, and bytes that could not be read."""
+    return "".join(sign if sign.isprintable() and sign != "\ufffd" else " " for sign in text)
 
 
 def trace(text: str) -> list[tuple[float, float]]:
@@ -209,4 +222,4 @@ def _seconds(text: str) -> float:
 def _error(text: str) -> str:
     """The message between the program's lines of percent signs."""
     found = re.search(r"%{20,}\s*(.*?)\s*%{20,}", text, re.S)
-    return " ".join(found[1].split()) if found else ""
+    return " ".join(_printable(found[1]).split())[:LONGEST] if found else ""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,12 +27,14 @@ from ase.db.row import AtomsRow, atoms2dict
 from matgraft.data import Dataset, Label
 from matgraft.data.formats.ase_files import DATA_KEY
 from matgraft.data.formats.common import SPECS_KEY
-from matgraft.dft.calculation import LADDER, Calculation, Unfit, key_of
+from matgraft.dft.calculation import LADDER, Calculation, Unfit, key_of, key_of_unfit
 from matgraft.dft.output import CRASHED, KILLED, NOT_CONVERGED, Failure, Result
 from matgraft.dft.protocols import Protocol
 from matgraft.dft.protocols import protocol as named_protocol
-from matgraft.dft.pseudopotentials import library
+from matgraft.dft.pseudopotentials import Pseudopotential, library
 from matgraft.errors import InputError
+
+log = logging.getLogger(__name__)
 
 VERSION = 1
 _VERSION_KEY = "matgraft_store"
@@ -86,6 +89,8 @@ class Entry:
     result : Result or None
     attempts : list of Attempt
         Those that failed.
+    retried : str
+        Reason of the failure that was forgotten to begin anew; empty if none was.
     """
 
     key: str
@@ -95,6 +100,7 @@ class Entry:
     pseudopotentials: dict[str, str]
     result: Result | None
     attempts: list[Attempt] = field(default_factory=list)
+    retried: str = ""
 
     @property
     def status(self) -> str:
@@ -110,6 +116,12 @@ class Entry:
     def reason(self) -> str:
         """Why there is no label; empty if there is one, or none was tried for yet."""
         return self.attempts[-1].reason if self.status == FAILED and self.attempts else ""
+
+    @property
+    def reasons(self) -> set[str]:
+        """What a failure is found by: its reason, and while it is tried again, the former one as well."""
+        former = {self.retried} if self.retried and self.rung is not None else set()
+        return {self.reason or UNTRIED} | former
 
 
 def next_rung(attempts: list[Attempt]) -> int | None:
@@ -245,29 +257,59 @@ class Store:
             attempts = list(known.attempts) if known else []
             if isinstance(outcome, Failure):
                 attempts.append(Attempt(rung, outcome.reason, outcome.message, round(outcome.seconds, 2)))
-            names = list(dict.fromkeys([*(known.ids if known else []), *ids]))
+            names = _together(known.ids if known else [], ids)
             result = outcome if isinstance(outcome, Result) else None
-            settings, hashes = calculation.protocol, calculation.hashes
-            self._write(row, Entry(key, names, calculation.atoms, settings, hashes, result, attempts))
+            entry = _entry_of(calculation, names)
+            retried = known.retried if known else ""
+            self._write(row, replace(entry, result=result, attempts=attempts, retried=retried))
 
     def reject(self, atoms: Atoms, protocol: Protocol, unfit: Unfit, name: str) -> None:
-        """Keep the reason why a structure cannot be calculated at all."""
-        key = key_of(atoms, protocol)
+        """Keep the reason why a structure cannot be calculated at all, and all its names."""
+        key, attempts = key_of_unfit(atoms, protocol), [Attempt(0, unfit.reason, str(unfit), 0.0)]
+        known = self.get(key)
+        if known is not None and name in known.ids and known.attempts == attempts:
+            return
         with self._transaction() as cursor:
-            # A change first: it is what makes others wait.
-            cursor.execute("DELETE FROM matgraft_claims WHERE key = ?", (key,))
-            if self._row(key) is None:
-                attempt = Attempt(0, unfit.reason, str(unfit), 0.0)
-                self._write(None, Entry(key, [name], atoms, protocol, {}, None, [attempt]))
+            row = self._hold(cursor, key)
+            known = self._entry(row)
+            names = _together(known.ids if known else [], [name])
+            self._write(row, Entry(key, names, atoms, protocol, {}, None, attempts))
 
-    def forget_failures(self, key: str) -> None:
-        """Let the ladder begin anew for what has failed."""
+    def name(self, key: str, ids: list[str]) -> None:
+        """Give further names to what is known."""
+        known = self.get(key)
+        if known is None or set(ids) <= set(known.ids):
+            return
         with self._transaction() as cursor:
-            cursor.execute("DELETE FROM matgraft_claims WHERE key = ?", (key,))
-            row = self._row(key)
-            entry = self._entry(row)
-            if entry is not None and entry.status == FAILED:
-                self._write(row, replace(entry, attempts=[]))
+            row = self._hold(cursor, key)
+            known = self._entry(row)
+            if known is not None:
+                self._write(row, replace(known, ids=_together(known.ids, ids)))
+
+    def begin_anew(self, failed: str, calculation: Calculation) -> None:
+        """Let the ladder begin anew for what has failed, unless it is not at its end, or a labeller is at it.
+
+        Parameters
+        ----------
+        failed : str
+            Key of the failure. What could not be calculated, and can be now, has another one than its
+            calculation, whose place it takes.
+        calculation : Calculation
+        """
+        key = calculation.key
+        with self._transaction() as cursor:
+            failure, row = (self._hold(cursor, one) for one in (failed, key))
+            old, known = self._entry(failure), self._entry(row)
+            if failure is None or old is None:
+                return
+            entry = known or _entry_of(calculation, old.ids)
+            entry = replace(entry, ids=_together(entry.ids, old.ids))
+            settled = entry.status == FAILED and entry.rung is None
+            if known is None or (settled and not self._taken(cursor, key)):
+                entry = replace(entry, attempts=[], retried=old.reason)
+            self._write(row, entry)
+            if failed != key:
+                self._db._delete(cursor, [failure.id])  # type: ignore[attr-defined]
 
     def get(self, key: str) -> Entry | None:
         """What is known of a key, if anything."""
@@ -323,6 +365,17 @@ class Store:
             time.sleep(1.0)
             self._patience -= time.monotonic() - start
 
+    def _hold(self, cursor: Any, key: str) -> AtomsRow | None:
+        """The row of a key, which nobody else changes before the end of the transaction."""
+        # A change first: it is what makes others wait.
+        cursor.execute("UPDATE systems SET unique_id = unique_id WHERE unique_id = ?", (key,))
+        return self._row(key)
+
+    def _taken(self, cursor: Any, key: str) -> bool:
+        """Whether a living labeller has a claim."""
+        cursor.execute("SELECT owner, beat FROM matgraft_claims WHERE key = ?", (key,))
+        return any(not _abandoned(owner, beat) for owner, beat in cursor.fetchall())
+
     def _row(self, key: str) -> AtomsRow | None:
         return next(self._db.select(unique_id=key), None)
 
@@ -361,6 +414,7 @@ class Store:
             "pseudopotentials": entry.pseudopotentials,
             "attempts": [asdict(one) for one in attempts],
             "result": None if result is None else result.as_dict(),
+            "retried": entry.retried,
         }
         # As text: databases of different kinds then give back the same numbers.
         data = {_CONTENT: json.dumps(content), DATA_KEY: {"id": entry.ids[0]}}
@@ -383,6 +437,8 @@ class Store:
             pseudopotentials=content["pseudopotentials"],
             result=result,
             attempts=[Attempt(**one) for one in content["attempts"]],
+            # Older stores know nothing of it.
+            retried=content.get("retried", ""),
         )
 
     @contextmanager
@@ -408,6 +464,18 @@ class Store:
                     # Without a commit before, this takes everything back.
                     db.connection.close()
                     db.connection = None
+
+
+def _entry_of(calculation: Calculation, ids: list[str]) -> Entry:
+    """What there is to know of a calculation that nobody has tried."""
+    return Entry(
+        calculation.key, ids, calculation.atoms, calculation.protocol, calculation.hashes, result=None
+    )
+
+
+def _together(ids: list[str], further: list[str]) -> list[str]:
+    """Names, each once, in the order in which they came."""
+    return list(dict.fromkeys([*ids, *further]))
 
 
 def without_password(place: str) -> str:
@@ -474,14 +542,23 @@ def _started(pid: int) -> str:
         return ""
 
 
-def energies_of(place: str | Path, dataset: Dataset, protocol: str | Protocol) -> np.ndarray:
-    """Labels of structures, as far as a store has them.
+def energies_of(
+    place: str | Path,
+    dataset: Dataset,
+    protocol: str | Protocol,
+    pseudopotentials: str | Path | None = None,
+) -> np.ndarray:
+    """Labels of structures, as far as a store has them, with forces or without.
+
+    Where a store has labels of them with other pseudopotentials only, a warning says so.
 
     Parameters
     ----------
     place : str or Path
     dataset : Dataset
     protocol : str or Protocol
+    pseudopotentials : path, optional
+        Folder; see :func:`matgraft.dft.pseudopotentials.library`.
 
     Returns
     -------
@@ -489,13 +566,45 @@ def energies_of(place: str | Path, dataset: Dataset, protocol: str | Protocol) -
         Free energies F = E - TS in eV per cell; NaN where there is no label.
     """
     settings = named_protocol(protocol) if isinstance(protocol, str) else protocol
-    store, shipped = Store(place, create=False), library()
+    store, known = Store(place, create=False), library(pseudopotentials)
     energies = np.full(len(dataset), np.nan)
     for i, atoms in enumerate(dataset):
-        try:
-            entry = store.get(Calculation.of(atoms, settings, shipped).key)
-        except Unfit:
-            continue
-        if entry is not None and entry.result is not None:
-            energies[i] = entry.result.free_energy
+        for forces in (settings.forces, not settings.forces):
+            try:
+                entry = store.get(Calculation.of(atoms, settings.changed(forces=forces), known).key)
+            except Unfit:
+                break
+            if entry is not None and entry.result is not None:
+                energies[i] = entry.result.free_energy
+                break
+    _warn_of_others(store, dataset[np.flatnonzero(np.isnan(energies))], settings, known)
     return energies
+
+
+def _warn_of_others(
+    store: Store, lacking: Dataset, settings: Protocol, known: Mapping[str, Pseudopotential]
+) -> None:
+    """Say which elements keep labels of these structures from being found."""
+    if not len(lacking):
+        return
+    hashes = {element: one.sha256 for element, one in known.items()}
+    others = {
+        _plain_key(entry.atoms, entry.protocol): [
+            element for element, sha256 in entry.pseudopotentials.items() if hashes.get(element) != sha256
+        ]
+        for entry in store.entries(DONE)
+    }
+    found = [others.get(_plain_key(atoms, settings), []) for atoms in lacking]
+    if elements := sorted({element for one in found for element in one}):
+        log.warning(
+            "%s: labels with another pseudopotential of %s for %d of the structures; to take them, give the "
+            "folder that they were made with: --pseudopotentials",
+            store.place,
+            ", ".join(elements),
+            sum(map(bool, found)),
+        )
+
+
+def _plain_key(atoms: Atoms, protocol: Protocol) -> str:
+    """What labels of one structure and protocol have in common, whatever else they differ in."""
+    return key_of(atoms, protocol.changed(forces=False))

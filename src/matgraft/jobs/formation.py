@@ -18,7 +18,7 @@ from matgraft.evaluation.plots import parity
 from matgraft.evaluation.tables import Table
 from matgraft.graphs import build_graphs
 from matgraft.jobs.dope import NOTHING, shown
-from matgraft.jobs.folder import write_csv
+from matgraft.jobs.folder import not_over, write_csv
 from matgraft.jobs.predict import CHUNK
 from matgraft.models.files import load_model
 from matgraft.models.predictor import Predictor
@@ -127,6 +127,7 @@ def formation_energies(
     models: Sequence[str | Path] | Mapping[str, str | Path | Predictor] = (),
     store: str | None = None,
     protocol: str = "moderate",
+    pseudopotentials: str | Path | None = None,
     chemical_potentials: Mapping[str, float] | None = None,
 ) -> Report:
     """Write the formation energy of each neutral defect by every model, and by DFT, side by side.
@@ -160,6 +161,8 @@ def formation_energies(
         an empty cell and are counted.
     protocol : str
         Of the DFT labels.
+    pseudopotentials : path, optional
+        Folder of those that the DFT labels were made with, unless with those that are shipped.
     chemical_potentials : mapping of str to float, optional
         In eV per atom.
 
@@ -169,7 +172,7 @@ def formation_energies(
         If neither model nor store is given, a model's label is no energy in eV or one above the hull, zeros
         are mixed, a chemical potential is missing or unknown, or a pristine cell is not in the file.
     """
-    out = Path(out)
+    out = not_over(out, doped, store)
     if out.is_dir():
         raise InputError(f"{out}: a folder is in the way of the CSV file. Choose another name for --out.")
     predictors = _opened(models)
@@ -184,7 +187,7 @@ def formation_energies(
     if store is not None:
         from matgraft.dft.store import energies_of
 
-        total = np.asarray(energies_of(store, dataset, protocol), dtype=float)
+        total = np.asarray(energies_of(store, dataset, protocol, pseudopotentials), dtype=float)
         found[DFT] = Energies(exchange.energies(total, potentials))
     return _report(out, dataset, exchange, found)
 
@@ -329,7 +332,7 @@ def _report(out: Path, dataset: Dataset, exchange: Exchange, found: Mapping[str,
         without = ids[~known].tolist()
         if without:
             log.warning(
-                "%d of %d defects have no DFT label, or their pristine cell has none: %s",
+                "%d of %d defects have no DFT label of these settings, or their pristine cell has none: %s",
                 len(without),
                 len(ids),
                 list_ids(without),

@@ -6,7 +6,7 @@ import errno
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 from matgraft.data import Dataset
 from matgraft.data.checks import check_ids
-from matgraft.dft.calculation import Calculation, Unfit
+from matgraft.dft.calculation import Calculation, Unfit, key_of_unfit
 from matgraft.dft.engine import Engine
 from matgraft.dft.output import KILLED, Failure, Result
 from matgraft.dft.protocols import Protocol
-from matgraft.dft.pseudopotentials import library
+from matgraft.dft.pseudopotentials import Pseudopotential, library
 from matgraft.dft.store import DONE, FAILED, LEASE, Entry, Store, new_owner
 from matgraft.errors import InputError
 from matgraft.progress import Progress
@@ -81,7 +81,7 @@ def label(
     store : path or URL
     protocol : Protocol
     engine : Engine
-        Anything with its method ``run``.
+        Anything with its methods ``run``, ``require_pw`` and ``stop``.
     executor : Executor, optional
         Where calculations run; threads of this process, each of which waits for one pw.x, by default.
     workers : int
@@ -98,11 +98,12 @@ def label(
     Raises
     ------
     InputError
-        A file that cannot be read, a store of another kind, a full disk.
+        A file that cannot be read, a store of another kind, a program that is not pw.x, a full disk.
     """
     dataset = read(structures)
     known = library(pseudopotentials)
     opened, report = Store(store), Labelled()
+    failed = opened.keys(FAILED)
     queue: dict[str, tuple[Calculation, list[str]]] = {}
     for name, atoms in zip(dataset.ids.tolist(), dataset, strict=True):
         if max_atoms is not None and len(atoms) > max_atoms:
@@ -114,6 +115,8 @@ def label(
             opened.reject(atoms, protocol, unfit, name)
             report.fail(unfit.reason)
             continue
+        if (unfit_before := key_of_unfit(atoms, protocol)) in failed:
+            opened.begin_anew(unfit_before, calculation)
         queue.setdefault(calculation.key, (calculation, []))[1].append(name)
     return work(
         opened, list(queue.values()), engine, report,
@@ -141,29 +144,60 @@ def retry(
     pseudopotentials: str | Path | None = None,
     scratch: str | None = None,
 ) -> Labelled:
-    """Begin anew with what has failed.
+    """Begin anew with what has failed; interrupted, the same call goes on.
 
     Parameters
     ----------
     reasons : sequence of str
         Only failures for one of these; all of them by default.
+
+    Raises
+    ------
+    InputError
+        A reason that no failure has, or a failure with other pseudopotentials.
     """
-    opened, known = Store(store, create=False), library(pseudopotentials)
-    report, queue = Labelled(), []
-    for entry in list(opened.entries(FAILED)):
-        if reasons and entry.reason not in reasons:
-            continue
+    opened, known, report = Store(store, create=False), library(pseudopotentials), Labelled()
+    chosen = _failures(opened, reasons)
+    for entry in chosen:
+        _require_same(entry, known, opened.place)
+    queue: dict[str, tuple[Calculation, list[str]]] = {}
+    for entry in chosen:
         try:
             calculation = Calculation.of(entry.atoms, entry.protocol, known)
         except Unfit as unfit:
             report.fail(unfit.reason)
             continue
-        opened.forget_failures(entry.key)
-        queue.append((calculation, entry.ids))
+        opened.begin_anew(entry.key, calculation)
+        queue.setdefault(calculation.key, (calculation, []))[1].extend(entry.ids)
     return work(
-        opened, queue, engine, report,
+        opened, list(queue.values()), engine, report,
         executor=executor, workers=workers, max_seconds=max_seconds, scratch=scratch,
     )  # fmt: skip
+
+
+def _failures(store: Store, reasons: Sequence[str]) -> list[Entry]:
+    """Failures for one of these reasons, or all."""
+    failed = list(store.entries(FAILED))
+    there_are = {reason for entry in failed for reason in entry.reasons}
+    chosen = [entry for entry in failed if not reasons or entry.reasons & set(reasons)]
+    lacking = [reason for reason in reasons if reason not in there_are]
+    # Of several, an interrupted retry may be done with one.
+    if lacking and not (chosen and {*lacking} <= {entry.retried for entry in store.entries()}):
+        raise InputError(
+            f"{store.place}: no failure for the reason {lacking[0]!r}; there are "
+            f"{', '.join(sorted(there_are)) or 'no failures at all'}."
+        )
+    return chosen
+
+
+def _require_same(entry: Entry, known: Mapping[str, Pseudopotential], place: str) -> None:
+    """Raise an InputError if a failure had other pseudopotentials, with which its label would be another."""
+    for element, sha256 in entry.pseudopotentials.items():
+        if element not in known or known[element].sha256 != sha256:
+            raise InputError(
+                f"{place}: structure {entry.ids[0]} failed with another pseudopotential of {element} than "
+                "the one there is now. Give the folder that it was labelled with: --pseudopotentials."
+            )
 
 
 def work(
@@ -179,12 +213,18 @@ def work(
 ) -> Labelled:
     """Bring every calculation of the queue to a label or to a last failure."""
     labelled, failed = store.keys(DONE), {entry.key: entry for entry in store.entries(FAILED)}
+    for calculation, ids in queue:
+        if calculation.key in labelled or calculation.key in failed:
+            store.name(calculation.key, ids)
     report.done += sum(calculation.key in labelled for calculation, _ in queue)
     queue = [one for one in queue if one[0].key not in labelled]
     waiting = []
     for calculation, ids in sorted(queue, key=lambda one: one[0].cost):
         if (rung := _settled(failed.get(calculation.key), report)) is not None:
             waiting.append(_Task(calculation, ids, rung))
+    if waiting and executor is None:
+        # What is not pw.x would use up the ladder of every structure. Workers of a cluster may have it alone.
+        engine.require_pw()
     own = ThreadPoolExecutor(workers) if executor is None else None
     crew = _Crew(store, engine, report, waiting, executor or own, workers, (max_seconds, scratch))  # type: ignore[arg-type]
     try:
@@ -263,6 +303,7 @@ class _Crew:
             elif (rung := _settled(self._store.get(key), self._report)) is not None:
                 elsewhere.append(task._replace(rung=rung))
             else:
+                self._store.name(key, task.ids)
                 progress.step()
         self._waiting += elsewhere
 

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -14,14 +15,14 @@ from ase.data import chemical_symbols
 
 from matgraft.data import Dataset, Label
 from matgraft.data.writers import write
-from matgraft.dft.calculation import Calculation, Unfit
+from matgraft.dft.calculation import Calculation, Unfit, key_of
 from matgraft.dft.protocols import Protocol
 from matgraft.dft.pseudopotentials import library
 from matgraft.dft.store import FAILED, UNTRIED, Entry, Store
 from matgraft.errors import InputError
 from matgraft.evaluation.plots import convergence
 from matgraft.evaluation.tables import Table
-from matgraft.jobs.folder import versions, write_csv, write_json
+from matgraft.jobs.folder import not_over, versions, write_csv, write_json
 from matgraft.progress import duration
 
 MOST_TRACES = 6
@@ -117,9 +118,12 @@ def failures(store: str | Path) -> Table:
     return Table(("structure", "formula", "reason", "message"), rows)
 
 
-def export(store: str | Path, out: str | Path, protocol: str | None = None) -> tuple[Dataset, dict]:
+def export(
+    store: str | Path, out: str | Path, protocol: str | Protocol | None = None
+) -> tuple[Dataset, dict]:
     """Write the labels of one protocol as a data set, and a card of how they came about beside it.
 
+    Labels with and without forces belong together; where a structure has both, the one with forces is taken.
     Forces (eV/Angstrom) are written, too, if all labels have them; the card says how many do.
 
     Parameters
@@ -128,8 +132,8 @@ def export(store: str | Path, out: str | Path, protocol: str | None = None) -> t
     out : path
         ``.extxyz``, ``.db``, or a folder; see :func:`matgraft.data.writers.write`. The card has the same name
         and ends in ``.json``.
-    protocol : str, optional
-        Name of the protocol, if the store holds several.
+    protocol : str or Protocol, optional
+        If the store holds several: the name of one, or exactly these settings, whatever their name.
 
     Returns
     -------
@@ -142,19 +146,15 @@ def export(store: str | Path, out: str | Path, protocol: str | None = None) -> t
     InputError
         No label, or several settings, whose energies do not belong together.
     """
-    out = Path(out)
+    out, card_file = not_over(out, store), not_over(Path(out).with_suffix(".json"), store)
+    if card_file.is_file() and '"with_forces"' not in card_file.read_text():
+        raise InputError(f"{card_file}: in the way of the card, and no card itself. Choose another name.")
     opened = Store(store, create=False)
-    entries = [entry for entry in opened.entries() if protocol is None or entry.protocol.name == protocol]
+    entries = _once([entry for entry in opened.entries() if _chosen(entry.protocol, protocol)])
     labelled = [(entry, entry.result) for entry in entries if entry.result is not None]
     if not labelled:
         raise InputError(f"{opened.place}: no label{f' by protocol {protocol}' if protocol else ''} in it.")
-    names = sorted({entry.protocol.name for entry, _ in labelled})
-    settings = {entry.protocol.model_dump_json(exclude={"name"}) for entry, _ in labelled}
-    if len(settings) > 1:
-        raise InputError(
-            f"{opened.place}: labels of {len(settings)} different settings ({', '.join(names)}), whose "
-            "energies do not belong together. Choose one with --protocol."
-        )
+    _require_one_setting([entry.protocol for entry, _ in labelled], opened.place)
     hashes: dict[str, str] = {}
     for entry, _ in labelled:
         for element, sha256 in entry.pseudopotentials.items():
@@ -165,7 +165,8 @@ def export(store: str | Path, out: str | Path, protocol: str | None = None) -> t
                     "and another --store."
                 )
     ids = _unique(entries)
-    settled = labelled[0][0].protocol
+    # With forces only if that was asked for every label.
+    settled = min((entry.protocol for entry, _ in labelled), key=lambda one: one.forces)
     programs = sorted({f"Quantum ESPRESSO {result.version}" for _, result in labelled})
     spec = dict(unit="eV", kind="cell", level_of_theory=str(settled), origin=", ".join(programs))
     columns = {
@@ -216,8 +217,55 @@ def export(store: str | Path, out: str | Path, protocol: str | None = None) -> t
         "versions": versions(),
     }
     write(dataset, out, np.concatenate(forces) if len(forces) == len(labelled) else None)
-    write_json(out.with_suffix(".json"), card)
+    write_json(card_file, card)
     return dataset, card
+
+
+def _settings(protocol: Protocol) -> dict:
+    """What decides an energy; forces do not."""
+    return protocol.model_dump(exclude={"name", "forces"})
+
+
+def _chosen(protocol: Protocol, wanted: str | Protocol | None) -> bool:
+    if isinstance(wanted, Protocol):
+        return _settings(protocol) == _settings(wanted)
+    return wanted is None or protocol.name == wanted
+
+
+def _require_one_setting(protocols: Sequence[Protocol], place: str) -> None:
+    settings: list[dict] = []
+    for protocol in protocols:
+        if (one := _settings(protocol)) not in settings:
+            settings.append(one)
+    if len(settings) == 1:
+        return
+    differing = [
+        f"{name} ({' or '.join(sorted({str(one[name]) for one in settings}))})"
+        for name in settings[0]
+        if any(one[name] != settings[0][name] for one in settings)
+    ]
+    raise InputError(
+        f"{place}: labels of {len(settings)} different settings "
+        f"({', '.join(sorted({protocol.name for protocol in protocols}))}), whose energies do not belong "
+        f"together: they differ in {', '.join(differing)}. Choose one with --protocol; where several have "
+        "one name, with the --order, the --hubbard or the JSON file as well that they were labelled with."
+    )
+
+
+def _once(entries: Sequence[Entry]) -> list[Entry]:
+    """Each structure and setting once: its label with forces, else its label, else its failure."""
+    best: dict[str, Entry] = {}
+    for entry in entries:
+        moments = entry.atoms.get_initial_magnetic_moments() if entry.atoms.has("initial_magmoms") else None
+        plain = entry.protocol.changed(forces=False)
+        key = key_of(entry.atoms, plain, moments, entry.pseudopotentials)
+        first, second = sorted((best.get(key, entry), entry), key=_rank)
+        best[key] = replace(first, ids=list(dict.fromkeys([*first.ids, *second.ids])))
+    return list(best.values())
+
+
+def _rank(entry: Entry) -> int:
+    return 2 if entry.result is None else int(entry.result.forces is None)
 
 
 def _unique(entries: Sequence[Entry]) -> dict[str, str]:

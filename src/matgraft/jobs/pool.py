@@ -76,7 +76,7 @@ def _start(order: Path) -> None:
 
 
 def _end_with_parent(folder: Path) -> None:
-    """A parent that is killed cannot clean up, nor tell its workers, which would wait for ever for more work."""
+    """A parent that is killed cannot clean up, nor tell its workers, which would wait for ever for work."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])

@@ -7,6 +7,7 @@ from pathlib import Path
 import ase.io
 from ase import Atoms
 from ase.db import connect
+from ase.db.row import AtomsRow
 
 from matgraft.data.dataset import Dataset, Label
 from matgraft.data.formats.common import SPECS_KEY, gather, labels_and_columns, stem
@@ -29,6 +30,14 @@ def _name(path: Path) -> str:
     return path.name if path.name.startswith(("POSCAR", "CONTCAR")) else path.stem
 
 
+def _with_moments(row: AtomsRow) -> Atoms:
+    """The structure of a row; what a calculation came to are its moments where it started from none."""
+    atoms = row.toatoms()
+    if not atoms.has("initial_magmoms") and (found := row.get("magmoms")) is not None:
+        atoms.set_initial_magnetic_moments(found)
+    return atoms
+
+
 def read_ase_db(path: Path) -> Dataset:
     """Read all rows of an ASE database; energies and key-value pairs become labels and columns."""
     database = connect(path, use_lock_file=False)
@@ -43,7 +52,7 @@ def read_ase_db(path: Path) -> Dataset:
         else:
             named = next((key for key in ROW_IDS if isinstance(values.get(key), str)), None)
             ids.append(values.pop(named) if named else f"{stem(path)}-{row.id}")
-        structures.append(row.toatoms())
+        structures.append(_with_moments(row))
         fields.append(values)
     stated = database.metadata.get(SPECS_KEY)
     specs = {name: Label(**meaning) for name, meaning in (stated or {}).items()}
