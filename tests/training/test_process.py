@@ -77,7 +77,7 @@ def test_known_energies_of_elements_are_taken_where_they_help(problem):
     known = np.zeros(119)
     known[[8, 22, 23, 40]] = -410.0, -1620.0, -2010.0, -3000.0
     fits = {
-        sign: fit_process(composition[:60], values[:60], features[:60], sign * known) for sign in (0, 1, -1)
+        sign: fit_process(composition[:60], values[:60], features[:60], [sign * known]) for sign in (0, 1, -1)
     }
     assert fits[1][0].filled[40] == pytest.approx(-3000, abs=100)
     assert fits[0][0].filled[40] == pytest.approx(-1600, abs=400)

@@ -210,7 +210,7 @@ class Dataset:
         if not parts:
             raise InputError("nothing to concatenate.")
         named = {name for part in parts for name in part.labels}
-        parts = [part._with_labels(named) for part in parts]
+        parts = [part.with_columns_as_labels(named) for part in parts]
         specs: dict[str, Label] = {}
         for part in parts:
             for name, spec in part.specs.items():
@@ -245,8 +245,8 @@ class Dataset:
             ),
         )
 
-    def _with_labels(self, names: set[str]) -> Dataset:
-        """Columns of whole numbers among ``names`` as labels."""
+    def with_columns_as_labels(self, names: set[str]) -> Dataset:
+        """The data set with those columns of whole numbers that are among ``names`` as labels."""
         found = [name for name, v in self.columns.items() if name in names and v.dtype.kind in "iu"]
         if not found:
             return self

@@ -20,7 +20,7 @@ from matgraft.data.checks import check_label, check_structures, list_ids
 from matgraft.data.dataset import Dataset, LabelKind
 from matgraft.data.formats.ase_files import read_ase_db, read_poscar
 from matgraft.data.formats.cif import read_cif
-from matgraft.data.formats.common import Skipped, read_bytes, stem
+from matgraft.data.formats.common import Skipped, is_number, read_bytes, stem
 from matgraft.data.formats.csv_cif import read_csv_cif
 from matgraft.data.formats.extxyz import read_extxyz
 from matgraft.data.formats.npz import read_npz
@@ -124,13 +124,12 @@ def _with_target(ds: Dataset, target: str, kind: LabelKind | None, unit: str | N
     column = ds.columns.get(target)
     if target not in ds.labels and column is not None:
         if column.dtype.kind not in "iu":
-            k = next((k for k, value in enumerate(column.tolist()) if not _is_number(value)), 0)
+            k = next((k for k, value in enumerate(column.tolist()) if not is_number(str(value))), 0)
             raise InputError(
                 f"{ds.source}: {target!r} cannot be a label, its values are not all numbers (structure "
                 f"{ds.ids[k]} has {str(column[k])!r}). Correct them, or name another with --target."
             )
-        ds = replace(ds, columns={name: v for name, v in ds.columns.items() if name != target})
-        ds = ds.with_label(target, column)
+        ds = ds.with_columns_as_labels({target})
     ds.values(target)
     spec = ds.specs[target]
     if kind is not None and kind != spec.kind:
@@ -140,14 +139,6 @@ def _with_target(ds: Dataset, target: str, kind: LabelKind | None, unit: str | N
     if unit is not None:
         spec = replace(spec, unit=unit)
     return replace(ds, specs={**ds.specs, target: spec})
-
-
-def _is_number(value: object) -> bool:
-    try:
-        float(str(value))
-    except ValueError:
-        return False
-    return True
 
 
 def _labelled(ds: Dataset, target: str, missing: str) -> Dataset:

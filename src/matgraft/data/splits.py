@@ -13,7 +13,7 @@ from ase.data import atomic_numbers
 
 from matgraft.data.checks import list_ids
 from matgraft.data.dataset import Dataset
-from matgraft.data.formats.common import BOOLEAN, read_text
+from matgraft.data.formats.common import FLAG, read_text
 from matgraft.data.readers import read
 from matgraft.errors import InputError
 
@@ -21,7 +21,6 @@ Rng = np.random.Generator | int
 Split = tuple[np.ndarray, np.ndarray]
 
 _CONDITION = re.compile(r"\s*(\w+)\s*(<=|>=|==|<|>)\s*(\S+)\s*")
-_TRUTH = {**BOOLEAN, "0": False, "1": True}
 _COMPARE = {"<=": np.less_equal, ">=": np.greater_equal, "==": np.equal, "<": np.less, ">": np.greater}
 ID_LISTS = frozenset({"", ".txt", ".ids", ".lst"})
 
@@ -208,7 +207,7 @@ def keep_where(dataset: Dataset, conditions: Sequence[str]) -> np.ndarray:
         values = known[match[1]]
         try:
             # Any text but the empty one is true for numpy.
-            bound = _TRUTH[match[3].lower()] if values.dtype.kind == "b" else values.dtype.type(match[3])
+            bound = FLAG[match[3].lower()] if values.dtype.kind == "b" else values.dtype.type(match[3])
         except (KeyError, ValueError) as error:
             raise InputError(f"--keep {condition!r}: {match[3]!r} is not a value of {match[1]}.") from error
         mask &= _COMPARE[match[2]](values, bound)

@@ -569,11 +569,12 @@ def energies_of(
     store, known = Store(place, create=False), library(pseudopotentials)
     energies = np.full(len(dataset), np.nan)
     for i, atoms in enumerate(dataset):
+        try:
+            calculation = Calculation.of(atoms, settings, known)
+        except Unfit:
+            continue
         for forces in (settings.forces, not settings.forces):
-            try:
-                entry = store.get(Calculation.of(atoms, settings.changed(forces=forces), known).key)
-            except Unfit:
-                break
+            entry = store.get(replace(calculation, protocol=settings.changed(forces=forces)).key)
             if entry is not None and entry.result is not None:
                 energies[i] = entry.result.free_energy
                 break

@@ -109,7 +109,7 @@ def validation_split(
         if Path(val).suffix.lower() in ID_LISTS:
             return _apart(dataset, *split_by_file(dataset, val), group)
         spec = None if target is None else dataset.specs[target]
-        more = Dataset.read(val, target, **({} if spec is None else {"kind": spec.kind, "unit": spec.unit}))
+        more = Dataset.read(val, target, kind=spec and spec.kind, unit=spec and spec.unit)
         both = sorted(set(more.ids) & set(dataset.ids))
         if both:
             raise InputError(

@@ -190,13 +190,9 @@ class Bench:
             return model
         assert candidate.source is not None
         left_over = task.per_atom[rows] - self.predicted(candidate, model, rows)
-        known = task.prior is not None and candidate.reference == "labels"
-        shift, process = fit_process(
-            task.composition[rows],
-            left_over,
-            self.features[candidate.source][rows],
-            task.prior.filled if known else None,  # type: ignore[union-attr]
-        )
+        means = (task.prior.filled,) if task.prior is not None and candidate.reference == "labels" else ()
+        features = self.features[candidate.source][rows]
+        shift, process = fit_process(task.composition[rows], left_over, features, means)
         return replace(model, references=references + shift, process=process)
 
     def predicted(self, candidate: Candidate, model: Model, rows: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ Noise has heavy tails: outliers are weighted down as in :func:`matgraft.training
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -37,7 +38,7 @@ MOST = 10_000
 
 
 def fit_process(
-    composition: np.ndarray, values: np.ndarray, features: np.ndarray, mean: np.ndarray | None = None
+    composition: np.ndarray, values: np.ndarray, features: np.ndarray, means: Sequence[np.ndarray] = ()
 ) -> tuple[References, GaussianProcess]:
     """Fit references and Gaussian process together.
 
@@ -52,8 +53,8 @@ def fit_process(
         Per atom.
     features : ndarray, shape (n, d)
         See :meth:`matgraft.models.schnet.SchNet.features`.
-    mean : ndarray, shape (119,), optional
-        Energies about which those of the elements may lie; taken if the error is less than about zero.
+    means : sequence of ndarray, shape (119,)
+        Energies about which those of the elements may lie; zero is always tried first.
     """
     fractions = composition / composition.sum(axis=1, keepdims=True)
     width = float(np.sqrt(((features - features.mean(axis=0)) ** 2).mean())) or 1.0
@@ -64,18 +65,15 @@ def fit_process(
     alike = likeness() + _OWN * np.eye(composition.shape[1])
     linear = fractions @ alike @ fractions.T
     nearby = np.ix_(some, some)
-    means = [np.zeros(composition.shape[1]), *([] if mean is None else [mean])]
-    left = [values - fractions @ one for one in means]
-    centres = [float(np.median(one)) for one in left]
-    searches = [
-        _Search(linear[nearby], distances[nearby] / unit, one[some] - centre)
-        for one, centre in zip(left, centres, strict=True)
-    ]
-    found = [search.best() for search in searches]
-    k = min(range(len(means)), key=lambda k: found[k][0])
-    _, (elements, smooth, length) = found[k]
-    weights, _ = _robust(elements * linear + smooth * matern(distances / unit / length), left[k] - centres[k])
-    energies = means[k] + centres[k] + elements * alike @ (fractions.T @ weights)
+    least = np.inf
+    for mean in (np.zeros(composition.shape[1]), *means):
+        centre = float(np.median(values - fractions @ mean))
+        left = values - fractions @ mean - centre
+        error, kernel = _Search(linear[nearby], distances[nearby] / unit, left[some]).best()
+        if error < least:
+            least, (around, left_over, (elements, smooth, length)) = error, (mean + centre, left, kernel)
+    weights, _ = _robust(elements * linear + smooth * matern(distances / unit / length), left_over)
+    energies = around + elements * alike @ (fractions.T @ weights)
     inverse = np.full(features.shape[1], 1.0 / (unit * length), dtype=np.float32)
     process = GaussianProcess(features.astype(np.float32), inverse, smooth * weights)
     return References.of_all(energies, composition), process

@@ -21,6 +21,8 @@ SPECS_KEY = "matgraft_labels"
 
 _BLANK = frozenset({"", "nan", "none", "null", "na", "n/a"})
 BOOLEAN = {"t": True, "true": True, "f": False, "false": False}
+# Where nothing but a flag can stand.
+FLAG = {**BOOLEAN, "1": True, "0": False}
 
 
 class Skipped(NamedTuple):
@@ -58,6 +60,15 @@ def read_text(path: Path, start: int = 0, stop: int | None = None) -> str:
         raise InputError(
             f"{path}: not a text file (byte {error.start} is not UTF-8). Is the file damaged?"
         ) from error
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number, ``nan`` included."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def typed(values: Sequence[str | None], text: bool = False) -> np.ndarray:

@@ -9,18 +9,10 @@ from pathlib import Path
 from matgraft.data.checks import list_ids
 from matgraft.data.dataset import Dataset, Label
 from matgraft.data.formats.cif import read_cif
-from matgraft.data.formats.common import labels_and_columns, read_text, typed
+from matgraft.data.formats.common import is_number, labels_and_columns, read_text, typed
 from matgraft.errors import InputError
 
 SUBFOLDERS = ("cifs", "structures")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _cif_files(folder: Path) -> dict[str, Path]:
@@ -37,7 +29,7 @@ def read_table(path: Path) -> tuple[list[str], list[list[str]], list[Path]]:
     rows = [row for row in csv.reader(read_text(path).splitlines()) if any(cell.strip() for cell in row)]
     if not rows or len(rows[0]) < 2:
         raise InputError(f"{path}: expected lines of the form id,value separated by commas.")
-    if _is_number(rows[0][1]):
+    if is_number(rows[0][1]):
         if len(rows[0]) > 2:
             raise InputError(
                 f"{path}: several values per line but no header. Add a first line such as id,energy,gap."

@@ -19,10 +19,11 @@ from ase.data import atomic_numbers
 
 from matgraft.data.dataset import Dataset, Label
 from matgraft.data.formats.common import (
-    BOOLEAN,
+    FLAG,
     ID_KEYS,
     SPECS_KEY,
     Skipped,
+    is_number,
     labels_and_columns,
     read_text,
     refuse,
@@ -54,14 +55,6 @@ def _is_scalar(text: str) -> bool:
     return len(words) < 2 or typed(words).dtype.kind not in "fiu"
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text or "nan")
-    except ValueError:
-        return False
-    return True
-
-
 def _is_text(value: str, own: bool) -> bool:
     """Whether a value, as it stands in the file, must be text.
 
@@ -70,7 +63,7 @@ def _is_text(value: str, own: bool) -> bool:
     if not value.startswith('"'):
         return False
     text = _unquote(value)
-    return own or (_is_scalar(text) and not _is_number(text))
+    return own or (_is_scalar(text) and not is_number(text or "nan"))
 
 
 def _species(words: list[str], is_number: bool) -> list[int]:
@@ -110,10 +103,9 @@ def _frame(lines: list[str], info: dict[str, str]) -> Atoms:
 
 def _periodic(text: str) -> list[bool]:
     words = [word.strip("[],.\"'").lower() for word in text.split()]
-    known = {**BOOLEAN, "1": True, "0": False}
-    if len(words) != 3 or not set(words) <= set(known):
+    if len(words) != 3 or not set(words) <= set(FLAG):
         raise ValueError(f"pbc is {text!r} instead of three of T and F")
-    return [known[word] for word in words]
+    return [FLAG[word] for word in words]
 
 
 def _moments(rows: list[list[str]], layout: list[str]) -> np.ndarray | None:
