@@ -188,15 +188,24 @@ def _judged(path: Path, waiting: Mapping[Case, dict[str, float] | None], workers
             progress.step()
 
 
-def report(out: Path) -> None:
-    """Tables of means over seeds."""
-    found: dict[tuple[str, bool, int], list[dict]] = defaultdict(list)
+Judgements = dict[tuple[str, bool, int], list[dict]]
+"""What :func:`judge` said of every seed, by set, whether formulas are new, and number of labels."""
+
+
+def judgements(out: Path) -> Judgements:
+    """All that is done, in the order of the tables."""
+    found: Judgements = defaultdict(list)
     done = finished_cases(out / CASES)
     for case in sorted(done, key=lambda one: (list(SETS).index(one.name), one.grouped, one.size, one.seed)):
         found[case.name, case.grouped, case.size].append(done[case])
+    return found
+
+
+def tables(judged: Judgements) -> tuple[list[Table], dict[str, list[float]]]:
+    """Means over seeds; and the same as lists, one number for each set, split and number of labels."""
     choice, width = [], []
     overall: dict[str, list[float]] = defaultdict(list)
-    for (name, grouped, size), results in found.items():
+    for (name, grouped, size), results in judged.items():
         auto = np.mean([one["auto"] for one in results])
         if not grouped:
             singles = {key: np.mean([one["single"][key] for one in results]) for key in results[0]["single"]}
@@ -233,7 +242,7 @@ def report(out: Path) -> None:
                 f"{np.mean([one['worst_in_label_flagged'] for one in results]):.0%}",
             )
         )  # fmt: skip
-    tables = (
+    shown = [
         Table(
             ("set", "N", "seeds", "auto", "best single", "which", "against it", "against the floor", "CPU s"),
             choice,
@@ -261,8 +270,14 @@ def report(out: Path) -> None:
             "Both tables in short",
             "of the means over seeds",
         ),
-    )  # fmt: skip
-    write_text(out / "contest.md", "\n\n".join(table.markdown() for table in tables) + "\n")
+    ]  # fmt: skip
+    return shown, overall
+
+
+def report(out: Path) -> None:
+    """Write the tables."""
+    shown, _ = tables(judgements(out))
+    write_text(out / "contest.md", "\n\n".join(table.markdown() for table in shown) + "\n")
 
 
 def main() -> None:

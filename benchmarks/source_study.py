@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from environment import environment
+from pages import filled
 from workloads import source_set
 
 from matgraft.data import Dataset
@@ -144,10 +145,7 @@ def main() -> None:
         "label_noise": label_noise(dataset, held),
     }  # fmt: skip
     RESULT.write_text(json.dumps(report, indent=1) + "\n")
-    page = PAGE.read_text()
-    before, rest = page.split("<!-- study -->\n")
-    after = rest.split("<!-- /study -->")[1]
-    PAGE.write_text(f"{before}<!-- study -->\n{table(report)}<!-- /study -->{after}")
+    PAGE.write_text(filled(PAGE.read_text(), "study", table(report)))
 
 
 def table(report: dict) -> str:

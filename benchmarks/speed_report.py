@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from pages import filled
 
 from matgraft.errors import InputError
 from matgraft.evaluation.style import COLOURS, INK, STYLE
@@ -75,15 +75,7 @@ def write(results: Path, docs: Path) -> None:
     docs.mkdir(parents=True, exist_ok=True)
     page = docs / "speed.md"
     text = page.read_text() if page.is_file() else PAGE
-    filled, marks = re.subn(
-        r"(<!-- speed -->\n).*?(<!-- /speed -->)",
-        lambda match: match[1] + "\n".join(parts) + match[2],
-        text,
-        flags=re.DOTALL,
-    )
-    if marks != 1:
-        raise InputError(f"{page}: it needs the marks <!-- speed --> and <!-- /speed --> once.")
-    page.write_text(filled)
+    page.write_text(filled(text, "speed", "\n".join(parts)))
     draw(same_work, docs / "speed.png")
 
 
