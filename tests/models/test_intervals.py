@@ -20,7 +20,7 @@ from matgraft.errors import InputError
 from matgraft.models.blend import Blend
 from matgraft.models.compiled import CompiledSchNet
 from matgraft.models.files import load_model
-from matgraft.models.intervals import Intervals, conformal_quantile
+from matgraft.models.intervals import LACKING, Intervals, conformal_quantile
 from matgraft.models.model import Model
 from matgraft.models.references import References
 from matgraft.training.intervals import calibrated
@@ -127,10 +127,10 @@ def test_saved_and_loaded(model, crystals, tmp_path):
     assert load_model(tmp_path / "Model").predict(crystals).half_width is None
 
 
-def test_those_saved_before_they_had_slopes_and_unlabelled_elements(intervals):
-    later = ("slopes", "unlabelled")
+def test_those_saved_before_they_had_slopes_and_lacking_elements(intervals):
+    later = ("slopes", "lacking")
     loaded = Intervals.from_tensors({k: v for k, v in intervals.tensors().items() if k not in later})
-    expected = replace(intervals, slopes=np.zeros(4), unlabelled=np.zeros(0))
+    expected = replace(intervals, slopes=np.zeros(4), lacking=LACKING)
     for name, tensor in loaded.tensors().items():
         assert torch.equal(tensor, expected.tensors()[name]), name
     assert intervals.slopes.any()
@@ -174,7 +174,7 @@ def test_an_element_in_no_label_has_a_wide_interval():
     folds = np.arange(n) // 2 % 5
     per_atom = np.abs(rng.normal(0, np.where(metals == 22, 0.1, 1.0)))
     found = calibrated(composition, features, per_atom, Label("energy"), folds)
-    assert len(found.unlabelled) == 20
+    assert found.lacking > 1
     new = np.zeros((2, 119))
     new[:, 8], new[0, 22], new[1, 47] = 2, 1, 1
     usual, wide = found.half_width(new, np.zeros((2, 3)))

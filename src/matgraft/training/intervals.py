@@ -6,7 +6,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from matgraft.data import Label
-from matgraft.models.intervals import COVERAGE, Intervals, conformal_quantile, signals_of
+from matgraft.models.intervals import COVERAGE, LACKING, Intervals, conformal_quantile, signals_of
 from matgraft.models.process import GaussianProcess, matern
 from matgraft.training.process import posterior
 
@@ -18,6 +18,10 @@ _SLOPES = 0.5, 1.0
 """Errors per atom grow as the square root of the distance to the labels, and in proportion to the errors of
 the neighbours: so they do, within a factor of three, on each set of benchmarks/contest.py, and a few labels
 need only say where they do not."""
+_BELIEF = 20
+"""Labels that the usual value of :attr:`Intervals.lacking` counts for."""
+_DOUBT = 2.5
+"""Two standard deviations of the logarithm of a ratio of medians, times the root of the smaller number."""
 _NEAR = 7 / 8
 """Share of the labels whose distance from the others counts as near."""
 _FLOOR = 0.1
@@ -73,12 +77,27 @@ def calibrated(
     expected = level + prior + left_out
     power = min(_POWERS, key=lambda p: _mean_width(errors, np.exp(p * expected)))
     scores = errors / np.exp(power * expected)
-    unlabelled = np.sort(scores[(contains & (others == 0)).any(axis=1)])
+    lacking = _lacking(scores, (contains & (others == 0)).any(axis=1))
     scores = np.sort(scores)
     reach = max(float(np.exp(np.quantile(signals[:, 0], _NEAR))), 1e-6)
     return Intervals(
-        features, cut, counts, centre, width, slopes, process, level, float(power), scores, reach, unlabelled
+        features, cut, counts, centre, width, slopes, process, level, float(power), scores, reach, lacking
     )
+
+
+def _lacking(scores: np.ndarray, lacks: np.ndarray) -> float:
+    """How many times larger scores are where an element is in no label.
+
+    By medians, for a quantile of so few would be the largest of them; drawn to what is usual, but not below
+    what these labels rule out.
+    """
+    n = int(lacks.sum())
+    usual = float(np.median(scores))
+    if not n or not usual:
+        return LACKING
+    ratio = max(float(np.median(scores[lacks])) / usual, 1e-3)
+    drawn = np.exp((_BELIEF * np.log(LACKING) + n * np.log(ratio)) / (_BELIEF + n))
+    return max(1.0, float(drawn), ratio * float(np.exp(-_DOUBT / np.sqrt(n))))
 
 
 def _mean_width(errors: np.ndarray, difficulty: np.ndarray) -> float:
