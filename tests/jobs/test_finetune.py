@@ -16,6 +16,7 @@ from matgraft.errors import InputError
 from matgraft.jobs import contest as contest_job
 from matgraft.jobs import finetune as finetune_job
 from matgraft.jobs.finetune import run_finetune, starts
+from matgraft.jobs.folder import alone
 from matgraft.models.files import load_model
 from matgraft.training import contest, portfolio
 
@@ -130,6 +131,21 @@ def test_validation_file_is_read_as_the_training_file(salts, source, tmp_path):
     train = Dataset.read(tmp_path / "train.extxyz", "y", kind="atom", unit="eV/atom")
     done = graft(train, "y", tmp_path / "out", source=source, val=str(tmp_path / "val.extxyz"))
     assert done.model.label == train.specs["y"]
+    structures[0].info.pop("y")
+    ase.io.write(tmp_path / "val.extxyz", structures[:9])
+    with pytest.raises(InputError, match="s0"):
+        graft(train, "y", tmp_path / "less", source=source, val=str(tmp_path / "val.extxyz"))
+    with pytest.warns(UserWarning, match="left out"):
+        done = graft(
+            train, "y", tmp_path / "less", source=source, val=str(tmp_path / "val.extxyz"), missing="drop"
+        )
+    assert done.metrics["n_val"] == 8
+
+
+def test_two_at_once_do_not_share_a_folder(salts, source, tmp_path):
+    graft(salts, "energy", tmp_path / "out", source=source, val="12")
+    with alone(tmp_path / "out"), pytest.raises(InputError, match="another run is at work here"):
+        graft(salts, "energy", tmp_path / "out", source=source, val="12")
 
 
 def test_grouped_split_keeps_formulas_apart(salts, source, tmp_path):

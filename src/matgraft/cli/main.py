@@ -216,6 +216,8 @@ def finetune(
         direct=direct,
         intervals=intervals,
         workers=workers,
+        label_check=not no_label_check,
+        missing=missing.value,
     )
     if as_json:
         print_json(result.metrics)

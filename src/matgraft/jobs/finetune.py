@@ -6,6 +6,7 @@ import hashlib
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from matgraft.evaluation.plots import (
 from matgraft.evaluation.style import with_unit
 from matgraft.evaluation.tables import Table
 from matgraft.jobs.contest import cross_validate, run_contest
-from matgraft.jobs.folder import claim, write_csv, write_json
+from matgraft.jobs.folder import alone, claim, write_csv, write_json
 from matgraft.models.files import load_source
 from matgraft.models.intervals import COVERAGE
 from matgraft.models.model import Model
@@ -90,7 +91,7 @@ class FinetuneResult:
 
 
 def validation_split(
-    dataset: Dataset, val: str, group: str | None, seed: int, target: str | None = None
+    dataset: Dataset, val: str, group: str | None, seed: int, target: str | None = None, **reading
 ) -> tuple[Dataset, np.ndarray, np.ndarray]:
     """Rows to train on and rows to validate on.
 
@@ -103,13 +104,15 @@ def validation_split(
         Keep each group on one side; files must do so.
     target : str, optional
         Label that a file of further structures must carry.
+    **reading
+        How such a file is read: ``missing``, ``label_check``; see :func:`matgraft.data.readers.read`.
     """
     size = _size(val)
     if size is None:
         if Path(val).suffix.lower() in ID_LISTS:
             return _apart(dataset, *split_by_file(dataset, val), group)
         spec = None if target is None else dataset.specs[target]
-        more = Dataset.read(val, target, kind=spec and spec.kind, unit=spec and spec.unit)
+        more = Dataset.read(val, target, kind=spec and spec.kind, unit=spec and spec.unit, **reading)
         both = sorted(set(more.ids) & set(dataset.ids))
         if both:
             raise InputError(
@@ -237,6 +240,8 @@ def run_finetune(
     direct: bool = False,
     intervals: bool = True,
     workers: int | None = None,
+    missing: Literal["error", "drop"] = "error",
+    label_check: bool = True,
 ) -> FinetuneResult:
     """Graft, judge on structures that were held out, compare with the baselines, and write it all down.
 
@@ -271,6 +276,8 @@ def run_finetune(
         times more, each time without a fifth of the labels.
     workers : int, optional
         Processes of the folds; default one per core.
+    missing, label_check
+        How files of ``data`` and ``val`` are read; see :func:`matgraft.data.readers.read`.
     """
     if arch not in ARCHITECTURES:
         raise InputError(f"no architecture named {arch!r}; there are {', '.join(ARCHITECTURES)}.")
@@ -287,8 +294,9 @@ def run_finetune(
     if chosen.needs_source and parent is None:
         raise InputError(f"recipe {recipe} needs a source model; give --source, or --recipe direct.")
     chosen = replace(chosen, source=0 if chosen.needs_source else None)
-    dataset = data if isinstance(data, Dataset) else Dataset.read(data, target=target)
-    dataset, train_rows, val_rows = validation_split(dataset, val, group, seed, target)
+    reading: dict[str, Any] = {"missing": missing, "label_check": label_check}
+    dataset = data if isinstance(data, Dataset) else Dataset.read(data, target=target, **reading)
+    dataset, train_rows, val_rows = validation_split(dataset, val, group, seed, target, **reading)
     scheme = SCHEMES[chosen.scheme or "direct"]
     check_request(len(train_rows), scheme, mode, parent is not None)
     if recipe == AUTO:
@@ -317,56 +325,59 @@ def run_finetune(
         "intervals": intervals,
     }
     out = claim(out, settings)
+    with alone(out):
 
-    def train(name: str, recipe: Recipe, **options) -> Model:
-        with Progress(recipe.for_size(len(train_rows)).epochs, name, unit="epochs") as progress:
-            return finetune(
-                train=task,
-                rows=train_rows,
-                arch=ARCHITECTURES[arch],
-                recipe=recipe,
-                seed=seed,
-                folder=out / "training" / name,
-                report=lambda row: progress.step(row["epoch"] - progress.count, loss=row["train_loss"]),
-                **options,
+        def train(name: str, recipe: Recipe, **options) -> Model:
+            with Progress(recipe.for_size(len(train_rows)).epochs, name, unit="epochs") as progress:
+                return finetune(
+                    train=task,
+                    rows=train_rows,
+                    arch=ARCHITECTURES[arch],
+                    recipe=recipe,
+                    seed=seed,
+                    folder=out / "training" / name,
+                    report=lambda row: progress.step(row["epoch"] - progress.count, loss=row["train_loss"]),
+                    **options,
+                )
+
+        bench = Bench(task, tuple(sources), ARCHITECTURES[arch])
+        if recipe not in SCHEMES:
+            chosen = bench.adapted(chosen)
+        zero_shot = bench.zero_shot[0] if sources else None
+        grouping = None if group is None else groups(dataset, group)  # type: ignore[arg-type]
+        model: Predictor
+        held: Contest | None = None
+        if recipe == AUTO:
+            held, model = run_contest(bench, train_rows, seed, out / "contest", workers, grouping)
+        elif chosen.recipe is not None:
+            model = train(
+                recipe,
+                chosen.recipe,
+                source=parent if scheme.start == "source" else None,
+                scheme=scheme,
+                reference=mode if recipe in SCHEMES else chosen.reference,
+                zero_shot=zero_shot if scheme.start == "source" else None,
             )
-
-    bench = Bench(task, tuple(sources), ARCHITECTURES[arch])
-    if recipe not in SCHEMES:
-        chosen = bench.adapted(chosen)
-    zero_shot = bench.zero_shot[0] if sources else None
-    grouping = None if group is None else groups(dataset, group)  # type: ignore[arg-type]
-    model: Predictor
-    held: Contest | None = None
-    if recipe == AUTO:
-        held, model = run_contest(bench, train_rows, seed, out / "contest", workers, grouping)
-    elif chosen.recipe is not None:
-        model = train(
-            recipe,
-            chosen.recipe,
-            source=parent if scheme.start == "source" else None,
-            scheme=scheme,
-            reference=mode if recipe in SCHEMES else chosen.reference,
-            zero_shot=zero_shot if scheme.start == "source" else None,
-        )
-    else:
-        model = bench.fit(chosen, train_rows, seed).with_card(recipe=recipe, n_train=len(train_rows))
-    if held is None and intervals and len(train_rows) < LEAST:
-        log.warning("%d labels are too few for intervals, which need %d", len(train_rows), LEAST)
-    elif held is None and intervals:
-        if recipe in SCHEMES:
-            settled = mode if isinstance(mode, References) else model.card["reference"]
-            chosen = replace(chosen, reference=settled)
-        held = cross_validate(bench, chosen, train_rows, seed, out / "folds", workers, grouping)
-        model = model.with_intervals(calibration(task, model, held))
-    if held is not None:
-        _list_suspects(out / "suspects.csv", dataset, held)
-    predictions = {recipe: task.predicted_by(model)}
-    predictions |= baselines(task, train_rows, parent, zero_shot, seed)
-    if direct and recipe != "direct":
-        for_direct, _ = recipes(preset)
-        predictions["direct"] = task.predicted_by(train("direct", for_direct, source=None, scheme="direct"))
-    return _write(out, dataset, task, model, recipe, predictions, train_rows, val_rows)
+        else:
+            model = bench.fit(chosen, train_rows, seed).with_card(recipe=recipe, n_train=len(train_rows))
+        if held is None and intervals and len(train_rows) < LEAST:
+            log.warning("%d labels are too few for intervals, which need %d", len(train_rows), LEAST)
+        elif held is None and intervals:
+            if recipe in SCHEMES:
+                settled = mode if isinstance(mode, References) else model.card["reference"]
+                chosen = replace(chosen, reference=settled)
+            held = cross_validate(bench, chosen, train_rows, seed, out / "folds", workers, grouping)
+            model = model.with_intervals(calibration(task, model, held))
+        if held is not None:
+            _list_suspects(out / "suspects.csv", dataset, held)
+        predictions = {recipe: task.predicted_by(model)}
+        predictions |= baselines(task, train_rows, parent, zero_shot, seed)
+        if direct and recipe != "direct":
+            for_direct, _ = recipes(preset)
+            predictions["direct"] = task.predicted_by(
+                train("direct", for_direct, source=None, scheme="direct")
+            )
+        return _write(out, dataset, task, model, recipe, predictions, train_rows, val_rows)
 
 
 def baselines(

@@ -91,14 +91,27 @@ def alone(folder: Path) -> Iterator[None]:
     InputError
         Another one does.
     """
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"{folder}: another run is at work here. Wait, or choose another --out."
-            ) from error
-        yield
+    path = folder / ".lock"
+    while True:
+        with open(path, "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    f"{folder}: another run is at work here. Wait, or choose another --out."
+                ) from error
+            # One that has just ended may have taken this file away between the two lines above.
+            try:
+                taken_away = not os.path.samestat(os.fstat(lock.fileno()), path.stat())
+            except FileNotFoundError:
+                taken_away = True
+            if taken_away:
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
 
 
 def versions() -> dict[str, str]:

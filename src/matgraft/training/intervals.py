@@ -21,7 +21,7 @@ need only say where they do not."""
 _BELIEF = 20
 """Labels that the usual value of :attr:`Intervals.lacking` counts for."""
 _DOUBT = 2.5
-"""Two standard deviations of the logarithm of a ratio of medians, times the root of the smaller number."""
+"""About two standard deviations of the logarithm of a median of errors, times the root of their number."""
 _NEAR = 7 / 8
 """Share of the labels whose distance from the others counts as near."""
 _FLOOR = 0.1
