@@ -129,7 +129,8 @@ def test_the_source_as_it_is_stands_under_no_labels():
     [
         ({"schemes": ["tl1/best"]}, "no reference mode"),
         ({"schemes": ["tl7"]}, "no recipe named"),
-        ({"source": None, "schemes": ["tl1"]}, "needs? a source|starts from a source"),
+        ({"source": None, "schemes": ["tl1"]}, "needs a source model"),
+        ({"source": None, "schemes": ["process"]}, "needs a source model"),
         ({"sizes": [70]}, "70"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from functools import partial
 
 import ase.io
@@ -12,6 +13,7 @@ import pytest
 from ase.data import atomic_numbers
 
 from matgraft.data import Dataset
+from matgraft.data.writers import write
 from matgraft.errors import InputError
 from matgraft.jobs import contest as contest_job
 from matgraft.jobs import finetune as finetune_job
@@ -100,8 +102,6 @@ def test_validation_file_and_id_list(salts, source, tmp_path):
     (tmp_path / "val.txt").write_text("\n".join(ids))
     graft(salts, "energy", tmp_path / "a", source=source, val=str(tmp_path / "val.txt"))
     assert {row["id"] for row in read_predictions(tmp_path / "a" / "predictions.csv")} == set(ids)
-    from matgraft.data.writers import write
-
     write(dataset[:9], tmp_path / "val.extxyz")
     write(dataset[9:], tmp_path / "train.extxyz")
     graft(
@@ -110,6 +110,24 @@ def test_validation_file_and_id_list(salts, source, tmp_path):
     assert {row["id"] for row in read_predictions(tmp_path / "b" / "predictions.csv")} == set(ids)
     with pytest.raises(InputError, match="cannot both train and validate"):
         graft(salts, "energy", tmp_path / "c", source=source, val=str(tmp_path / "val.extxyz"))
+
+
+def test_crystals_by_other_names_do_not_validate(salts, source, tmp_path):
+    dataset = Dataset.read(salts)
+    renamed = replace(dataset[:9], ids=np.array([f"v{k}" for k in range(9)]))
+    write(renamed, tmp_path / "val.extxyz")
+    first = dataset.ids[0]
+    with pytest.raises(InputError, match=f"9 structures are also in .*v0 = {first}.*cannot both"):
+        graft(salts, "energy", tmp_path / "out", source=source, val=str(tmp_path / "val.extxyz"))
+
+
+def test_labels_that_are_no_numbers_are_refused(salts, source, tmp_path):
+    dataset = Dataset.read(salts)
+    energies = dataset.values("energy").copy()
+    energies[3] = np.nan
+    with pytest.raises(InputError, match=f"{dataset.ids[3]}.*NaN or infinite"):
+        graft(dataset.with_label("energy", energies), "energy", tmp_path / "out", source=source)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_edited_id_list_is_another_run(salts, source, tmp_path):

@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
+import ase.io
 import numpy as np
 import pytest
 import torch
@@ -112,6 +113,14 @@ def test_any_pair_of_cells_will_do(tmp_path):
     assert done.columns["removed"] == ["O Ti2", "-"]
     assert done.columns["added"] == ["Fe2", "-"]
     np.testing.assert_allclose(done.columns["graft"], [4.0 + 2 * 1.0, 0.0], atol=1e-9)
+    # Ids may be numbers, and the perfect crystal's entry blank.
+    for atoms, info in zip((twice, cell, moved), ({"pristine": 2}, {}, {"pristine": 2}), strict=True):
+        atoms.info = info
+    for k, atoms in enumerate((twice, cell, moved), 1):
+        atoms.info["id"] = k
+    ase.io.write(tmp_path / "numbered.extxyz", [twice, cell, moved])
+    again = formation_energies(tmp_path / "numbered.extxyz", tmp_path / "n.csv", models={"graft": model_of()})
+    np.testing.assert_allclose(again.columns["graft"], done.columns["graft"], atol=1e-9)
 
 
 def test_models_and_dft_side_by_side(doped, store, tmp_path, caplog):

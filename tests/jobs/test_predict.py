@@ -18,6 +18,7 @@ from matgraft.data.writers import write as write_dataset
 from matgraft.errors import InputError
 from matgraft.graphs.closest import closest
 from matgraft.jobs import predict as job
+from matgraft.jobs.folder import alone
 from matgraft.jobs.predict import predict
 from matgraft.models.domain import Domain
 from matgraft.models.files import load_model
@@ -251,6 +252,17 @@ def test_another_model_or_input_starts_anew(changed, crystals, source, tmp_path,
     model = model if isinstance(model, Model) else load_model(model)
     expected = model.predict(Dataset.read(tmp_path / "a.extxyz")).values
     assert [float(row["prediction"]) for row in lines(tmp_path / "p.csv")] == expected.tolist()
+
+
+def test_one_that_is_at_work_is_not_taken_for_interrupted(salts, source, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, 5)
+        with pytest.raises(KeyboardInterrupt):
+            predict(source, [salts], tmp_path / "p.csv", chunk_size=8)
+    kept = sorted((tmp_path / "p.csv.part").iterdir())
+    with alone(tmp_path / "p.csv.part"), pytest.raises(InputError, match="another run is at work here"):
+        predict(model_of(1), [salts], tmp_path / "p.csv", chunk_size=8)
+    assert sorted((tmp_path / "p.csv.part").iterdir()) == kept
 
 
 def test_a_foreign_folder_is_left_alone(salts, source, tmp_path):

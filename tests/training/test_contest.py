@@ -39,7 +39,7 @@ def test_folds_are_even_and_keep_groups_together(n, seed, grouped):
     rows = np.arange(n)
     groups = np.random.default_rng(seed).integers(0, 9, n) if grouped else None
     if grouped and n - np.bincount(groups).max() < LEAST_LABELS:
-        with pytest.raises(InputError, match="of one group"):
+        with pytest.raises(InputError, match="left out together"):
             module._folds(rows, seed, groups)
         return
     folds = module._folds(rows, seed, groups)
@@ -147,7 +147,10 @@ def test_gentle_training_is_for_few_labels_and_long_training_for_many(bench, mon
     took_part = held.predictions
     assert {one.name for one in took_part} == {one.name for one in entrants(everyone, 48)}
     by_name = {"tl1-residual-hot", "tl1-labels-long"}
-    assert names - {one.name for one in entrants(everyone, 10**6)} == by_name | {"tl1-residual"}
+    too_large = {"process", "process-residual"}
+    assert names - {one.name for one in entrants(everyone, 10**6)} == by_name | {"tl1-residual"} | too_large
+    with pytest.raises(InputError, match="too many for a Gaussian process"):
+        everyone.fit(PORTFOLIO[2], np.zeros(10_000, dtype=int), 0)
     few = {one.name for one in entrants(everyone, 159)}
     assert names - few == by_name | {"tl1-residual-long", "staged-residual"}
 
@@ -234,3 +237,16 @@ def test_few_groups_make_few_folds(bench):
     held = contest(bench, rows, 0, run=noted, groups=rows % 2)
     assert {work.fold for work in works} == {0, 1}
     assert {one["folds"] for one in told(bench, held)["candidates"]} == {2}
+
+
+def test_a_fit_that_diverged_takes_no_part(bench):
+    truth = bench.task.per_atom
+
+    def run(works):
+        for work in works:
+            lost = work.candidate.kind == "network"
+            yield work, np.full(len(work.held), np.nan) if lost else truth[work.held] + 0.1
+
+    held = contest(replace(bench, portfolio=PORTFOLIO), np.arange(48), 0, run=run)
+    assert all(one.kind != "network" for one in held.weights)
+    assert held.blended_error == pytest.approx(0.1)

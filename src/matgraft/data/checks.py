@@ -130,6 +130,15 @@ def _check_distances(ds: Dataset, cells: np.ndarray, heights: np.ndarray) -> Non
         )
 
 
+def check_values(ds: Dataset, target: str) -> None:
+    """Raise an InputError for label values that are NaN or infinite, and so cannot be learnt."""
+    if (bad := np.flatnonzero(~np.isfinite(ds.values(target)))).size:
+        raise InputError(
+            f"{_where(ds, bad)}: label {target!r} is NaN or infinite. Correct it, or leave these "
+            "structures out."
+        )
+
+
 def check_label(ds: Dataset, target: str) -> None:
     """Raise an error for label values that cannot be learnt, or that mean something else than stated.
 
@@ -147,12 +156,8 @@ def check_label(ds: Dataset, target: str) -> None:
     InputError
         If the label does not exist, is NaN or infinite somewhere, or seems to be of the wrong kind.
     """
+    check_values(ds, target)
     values = ds.values(target)
-    if (bad := np.flatnonzero(~np.isfinite(values))).size:
-        raise InputError(
-            f"{_where(ds, bad)}: label {target!r} is NaN or infinite. Correct it, or leave these "
-            "structures out."
-        )
     stated = ds.specs[target].kind
     known = stated == "intensive" and ds.specs[target] != Label.guess(target)
     if known or len(ds) < KIND_MIN_STRUCTURES:

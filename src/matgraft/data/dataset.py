@@ -27,6 +27,7 @@ LabelKind = Literal["cell", "atom", "intensive"]
 _ENERGY = {"energy", "enthalpy"}
 _TOTAL, _HOW = {"e", "f", "etot", "toten", *_ENERGY}, {"tot", "total", "dft", "ref", "pbe", "per", "cell"}
 _PUBLISHED_PER_ATOM = {"formation", "hull", "cohesive", "atomization"}
+_SHORT_PER_ATOM = {"e_form", "e_hull", "e_above_hull", "ehull"}
 _NOT_OF_THE_CELL = {
     "fermi", "surface", "interface", "adsorption", "binding", "exfoliation", "migration", "activation",
     "ionization", "vacancy", "defect", "band", "density", "unit",
@@ -70,9 +71,11 @@ class Label:
         energy = bool(words & _ENERGY) or lower.startswith("e_")
         if "per_atom" in lower or lower.endswith("/atom"):
             return cls(name, unit="eV/atom" if energy else "", kind="atom")
+        if energy and "per_cell" in lower:
+            return cls(name)
         if "gap" in lower:
             return cls(name, unit="eV", kind="intensive")
-        if words & _ENERGY and words & _PUBLISHED_PER_ATOM:
+        if (words & _ENERGY and words & _PUBLISHED_PER_ATOM) or lower in _SHORT_PER_ATOM:
             return cls(name, unit="eV/atom", kind="atom")
         if (words & _TOTAL and words <= _TOTAL | _HOW) or (words & _ENERGY and not words & _NOT_OF_THE_CELL):
             return cls(name)
@@ -219,6 +222,11 @@ class Dataset:
                     raise InputError(
                         f"label {name!r} is {known.meaning} in {parts[0].source or 'one part'} but "
                         f"{spec.meaning} in {part.source or 'another'}; convert one of them."
+                    )
+                if known.level_of_theory and spec.level_of_theory not in ("", known.level_of_theory):
+                    raise InputError(
+                        f"label {name!r} is by {known.level_of_theory} in {parts[0].source or 'one part'} "
+                        f"but by {spec.level_of_theory} in {part.source or 'another'}; rename one of them."
                     )
         columns = {}
         for name in dict.fromkeys(name for part in parts for name in part.columns):

@@ -16,7 +16,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from matgraft.data import catalogue
-from matgraft.data.checks import check_label, check_structures, list_ids
+from matgraft.data.checks import check_label, check_structures, check_values, list_ids
 from matgraft.data.dataset import Dataset, LabelKind
 from matgraft.data.formats.ase_files import read_ase_db, read_poscar
 from matgraft.data.formats.cif import read_cif
@@ -91,7 +91,7 @@ def read(
     missing : {"error", "drop"}
         What to do about structures without the target; dropped ones are named in a warning.
     label_check : bool
-        Whether ``check`` includes the label's values and kind.
+        Whether ``check`` includes the label's kind.
 
     Raises
     ------
@@ -110,8 +110,8 @@ def read(
         ds = _labelled(ds, target, missing)
     if check:
         check_structures(ds)
-        if target is not None and label_check:
-            check_label(ds, target)
+        if target is not None:
+            (check_label if label_check else check_values)(ds, target)
     return ds
 
 

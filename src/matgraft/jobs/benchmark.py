@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
@@ -14,6 +15,7 @@ from statistics import mean
 import numpy as np
 
 from matgraft.data import Dataset, Label
+from matgraft.data.checks import check_values
 from matgraft.data.splits import groups
 from matgraft.errors import InputError
 from matgraft.evaluation.metrics import errors
@@ -32,7 +34,7 @@ from matgraft.jobs.finetune import (
     sources_of,
     starts,
 )
-from matgraft.jobs.folder import claim, versions, write_json, write_text
+from matgraft.jobs.folder import alone, claim, versions, write_json, write_text
 from matgraft.jobs.pool import finished, pool
 from matgraft.models.schnet import ARCHITECTURES
 from matgraft.progress import Progress
@@ -158,8 +160,10 @@ def plan(
             raise InputError(
                 f"{method!r}: no reference mode {mode!r}; there are {', '.join(REFERENCE_MODES)}."
             )
-        scheme = SCHEMES.get(name) or SCHEMES[named_recipe(name, preset, "auto").scheme or "direct"]
-        check_request(min(sizes), scheme, mode or "auto", source is not None)
+        chosen = named_recipe(name, preset, "auto")
+        if chosen.needs_source and source is None:
+            raise InputError(f"{name} needs a source model; give --source, or other --schemes.")
+        check_request(min(sizes), SCHEMES[chosen.scheme or "direct"], mode or "auto", source is not None)
         if name == AUTO:
             require_enough(min(sizes))
     if arch not in ARCHITECTURES:
@@ -167,6 +171,7 @@ def plan(
     sources = sources_of(source, AUTO)
     parent = sources[0] if sources else None
     dataset = data if isinstance(data, Dataset) else Dataset.read(data, target=target)
+    check_values(dataset, target)
     subsets = learning_curve_subsets(dataset, list(sizes), val_size, seeds, group)
     task = Task.of(dataset, target, parent.cutoff if parent else ARCHITECTURES[arch].cutoff)
     settings = {
@@ -243,9 +248,15 @@ def run(plans: Sequence[Plan], workers: int | None = None) -> list[dict]:
         What stands in each ``benchmark.json``: ``settings``, ``validation``, ``results`` (per subset and
         method) and ``summary`` (see :func:`summarise`).
     """
-    for one in plans:
-        claim(one.out, one.settings)
-        (one.out / "fits").mkdir(exist_ok=True)
+    with ExitStack() as stack:
+        for one in plans:
+            stack.enter_context(alone(one.out))
+            claim(one.out, one.settings)
+            (one.out / "fits").mkdir(exist_ok=True)
+        return _run(plans, workers)
+
+
+def _run(plans: Sequence[Plan], workers: int | None) -> list[dict]:
     known = [_known(one) for one in plans]
     # Long fits first: the last ones to finish are then short, and no core waits for long.
     waiting = [

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from matgraft.data import Dataset, Label
-from matgraft.data.checks import list_ids
+from matgraft.data.checks import check_values, list_ids
 from matgraft.data.splits import ID_LISTS, grouped_split, groups, random_split, split_by_file
 from matgraft.errors import InputError
 from matgraft.evaluation.metrics import CHEMICAL_ACCURACY, errors
@@ -119,11 +119,31 @@ def validation_split(
                 f"{val}: {len(both)} ids are also in {dataset.source}, the first is {both[0]}: "
                 "a structure cannot both train and validate."
             )
+        if twins := _twins(dataset, more):
+            raise InputError(
+                f"{val}: {len(twins)} structures are also in {dataset.source}, by other names: "
+                f"{list_ids([' = '.join(pair) for pair in twins])}. A structure cannot both train and "
+                "validate."
+            )
         n = len(dataset)
         return _apart(Dataset.concatenate([dataset, more]), np.arange(n), np.arange(n, n + len(more)), group)
     if group is None:
         return dataset, *random_split(len(dataset), size, seed)
     return dataset, *grouped_split(groups(dataset, group), size, seed)  # type: ignore[arg-type]
+
+
+def _twins(one: Dataset, other: Dataset) -> list[tuple[str, str]]:
+    """Ids of structures of the second data set that are the same as one of the first, and that one's."""
+
+    def keys(dataset: Dataset) -> list[bytes]:
+        places = np.split(dataset.positions.round(4) + 0.0, dataset.offsets[1:-1])
+        kinds = np.split(dataset.numbers, dataset.offsets[1:-1])
+        cells = dataset.cells.round(4) + 0.0
+        return [z.tobytes() + r.tobytes() + c.tobytes() for z, r, c in zip(kinds, places, cells, strict=True)]
+
+    known = dict(zip(keys(one), one.ids.tolist(), strict=True))
+    found = zip(other.ids.tolist(), keys(other), strict=True)
+    return [(name, known[key]) for name, key in found if key in known]
 
 
 def _apart(
@@ -297,6 +317,7 @@ def run_finetune(
     reading: dict[str, Any] = {"missing": missing, "label_check": label_check}
     dataset = data if isinstance(data, Dataset) else Dataset.read(data, target=target, **reading)
     dataset, train_rows, val_rows = validation_split(dataset, val, group, seed, target, **reading)
+    check_values(dataset, target)
     scheme = SCHEMES[chosen.scheme or "direct"]
     check_request(len(train_rows), scheme, mode, parent is not None)
     if recipe == AUTO:
@@ -324,8 +345,9 @@ def run_finetune(
         "direct": direct,
         "intervals": intervals,
     }
-    out = claim(out, settings)
+    out = Path(out)
     with alone(out):
+        claim(out, settings)
 
         def train(name: str, recipe: Recipe, **options) -> Model:
             with Progress(recipe.for_size(len(train_rows)).epochs, name, unit="epochs") as progress:

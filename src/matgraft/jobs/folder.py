@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import json
+import logging
 import os
 import platform
 import re
@@ -14,6 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from matgraft.errors import InputError
+
+log = logging.getLogger(__name__)
 
 SETTINGS = "settings.json"
 _NUMBERS = re.compile(r"\[\s+(?:(?:-?\d[\d.eE+-]*|-?Infinity|NaN),?\s+)+\]")
@@ -39,7 +42,8 @@ def claim(folder: str | Path, settings: dict) -> Path:
     path = folder / SETTINGS
     if path.is_file():
         try:
-            found = json.loads(path.read_text())["settings"]
+            kept = json.loads(path.read_text())
+            found = kept["settings"]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise InputError(
                 f"{path}: not readable. Give another --out folder, or delete this one."
@@ -50,6 +54,9 @@ def claim(folder: str | Path, settings: dict) -> Path:
                 f"{folder}: holds a run with other settings ({', '.join(changed)} differ). "
                 "Give another --out folder, or delete this one."
             )
+        begun = kept.get("versions", {}).get("matgraft")
+        if begun != version("matgraft"):
+            log.warning("%s: begun by matgraft %s; what that has finished is taken over", folder, begun)
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: exists and was not written by this command. Give another --out folder.")
@@ -84,14 +91,17 @@ def not_over(out: str | Path, *inputs: object) -> Path:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Context in which no other process on this machine may work in the folder.
+    """Context in which no other process on this machine may work in the folder, or make it.
+
+    The lock lies beside it, so that what is in the folder may be thrown away meanwhile.
 
     Raises
     ------
     InputError
         Another one does.
     """
-    path = folder / ".lock"
+    path = folder.absolute().with_name(f".{folder.absolute().name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with open(path, "w") as lock:
             try:

@@ -79,13 +79,16 @@ class Exchange:
     def of(cls, dataset: Dataset) -> Exchange:
         """The defects that the column ``pristine`` names the perfect crystal of."""
         source = dataset.source or "dataset"
-        if "pristine" not in dataset.columns:
+        found = {**dataset.labels, **dataset.columns}.get("pristine")
+        if found is None:
             raise InputError(
                 f"{source}: no column 'pristine' that says which structure a defect was made in. Write the "
                 "file with matgraft dope, or add to each defect the id of its pristine cell."
             )
         row = {name: i for i, name in enumerate(dataset.ids.tolist())}
-        named = dataset.columns["pristine"].astype(str)
+        # Numbers, blank in the perfect crystals, are read as a label.
+        numbers = found.dtype.kind == "f"
+        named = np.array([("" if np.isnan(v) else f"{v:.0f}") if numbers else str(v) for v in found])
         defect = np.flatnonzero((named != "") & (named != dataset.ids))
         if not len(defect):
             raise InputError(f"{source}: no defects, for the column 'pristine' is blank everywhere.")

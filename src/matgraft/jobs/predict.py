@@ -111,25 +111,24 @@ def predict(
     if not 0 < coverage < 1:
         raise InputError(f"--coverage {coverage:g} is no probability between 0 and 1.")
     stream = Stream(files)
-    kept = _kept(
-        out.with_name(f"{out.name}.part"),
-        {
-            "command": "predict",
-            "matgraft": version("matgraft"),
-            "model": {
-                "weights": predictor.content_hash(),
-                **predictor.description(),
-                "bounds": predictor.bounds_hash(),
-                "unreferenced": predictor.references.missing.tolist(),
-                "label": asdict(predictor.label),
-                "species": sorted(predictor.species),
-            },
-            "structures": stream.fingerprint(),
-            "coverage": coverage,
-            "chunk_size": chunk_size,
+    settings = {
+        "command": "predict",
+        "matgraft": version("matgraft"),
+        "model": {
+            "weights": predictor.content_hash(),
+            **predictor.description(),
+            "bounds": predictor.bounds_hash(),
+            "unreferenced": predictor.references.missing.tolist(),
+            "label": asdict(predictor.label),
+            "species": sorted(predictor.species),
         },
-    )
+        "structures": stream.fingerprint(),
+        "coverage": coverage,
+        "chunk_size": chunk_size,
+    }
+    kept = out.with_name(f"{out.name}.part")
     with alone(kept):
+        _keep(kept, settings)
         scratch = kept / "input"
         shutil.rmtree(scratch, ignore_errors=True)
         chunks: list[Chunk] = []
@@ -217,12 +216,13 @@ class Results:
         return Results(**entries), repeated
 
 
-def _kept(folder: Path, settings: dict) -> Path:
-    """The folder of finished chunks; those of another model or of other structures are thrown away."""
+def _keep(folder: Path, settings: dict) -> None:
+    """Make the folder of finished chunks; those of another model or of other structures are thrown away."""
     try:
         found = json.loads((folder / SETTINGS).read_text())["settings"]
     except (OSError, json.JSONDecodeError, KeyError, TypeError):
-        return claim(folder, settings)
+        claim(folder, settings)
+        return
     wanted = json.loads(json.dumps(settings))
     if found != wanted and found.get("command") == settings["command"]:
         changed = [name for name in wanted if found.get(name) != wanted[name]]
@@ -232,7 +232,7 @@ def _kept(folder: Path, settings: dict) -> Path:
             ", ".join(changed),
         )
         shutil.rmtree(folder)
-    return claim(folder, settings)
+    claim(folder, settings)
 
 
 def _predicted(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from matgraft.data.splits import condition_name, exclude, keep_where, validation
 from matgraft.errors import InputError
 from matgraft.evaluation.metrics import errors
 from matgraft.evaluation.plots import training_curve
-from matgraft.jobs.folder import claim, write_json
+from matgraft.jobs.folder import alone, claim, write_json
 from matgraft.models.files import load_model, load_source
 from matgraft.models.model import Model
 from matgraft.models.predictor import Predictor
@@ -127,7 +128,11 @@ def pretrain(
     with workers.rank_zero_first():
         out = claim(out, settings)
     speaks = None if workers.rank == 0 else False
-    with Progress(recipe.epochs, "pretrain", speaks, unit="epochs") as progress, resumable(out):
+    with (
+        alone(out) if workers.rank == 0 else nullcontext(),
+        Progress(recipe.epochs, "pretrain", speaks, unit="epochs") as progress,
+        resumable(out),
+    ):
         with workers.rank_zero_first():
             tasks = [Task.of(dataset, label, arch.cutoff) for label in (target, *further)]
         models = train_from_scratch(

@@ -111,7 +111,7 @@ class Intervals:
         signals = signals_of(distances, self.errors, composition, self.counts)
         away = signals - self.centre
         standard = np.clip(away / self.width, -STRANGE, STRANGE)
-        return np.exp(self.power * (self.level + away @ self.slopes + self.process(standard)))
+        return np.exp(self.power * (self.level + (away * self.slopes).sum(axis=1) + self.process(standard)))
 
     def strangeness(self, features: np.ndarray) -> np.ndarray:
         """Distance to the nearest labels in units of :attr:`reach`, shape (m,); above 1 is outside."""

@@ -30,6 +30,7 @@ references of a kind (on labels, on residuals) whose best cheap candidate is so 
 other kind do not start."""
 LEAST = 13
 """Labels that a contest needs, for a network needs ten of them without a fold."""
+_DIVERGED = 1e12
 _STEPS = 20
 _BAGS = 100
 _LEAST_WEIGHT = 0.05
@@ -174,6 +175,8 @@ def _cross_validate(
         if (folds == fold).any()
     ]
     for work, values in run(works):
+        # A fit that has diverged is as wrong as can be.
+        values = np.where(np.isfinite(values), values, _DIVERGED)
         found.setdefault(work.candidate, np.full(len(rows), np.nan))[folds == work.fold] = values
 
 
@@ -211,9 +214,9 @@ def _folds(rows: np.ndarray, seed: int, groups: np.ndarray | None) -> np.ndarray
         filled[fold_of[group]] += sizes[group]
     if len(rows) - filled.max() < LEAST_LABELS:
         raise InputError(
-            f"{sizes.max()} of {len(rows)} labels are of one group, {names[sizes.argmax()]}: too few are "
-            "left to learn from when it is left out. Label more groups, choose another --group or none, or "
-            "give a single --recipe with --no-intervals."
+            f"{filled.max():.0f} of {len(rows)} labels would be left out together (the largest group, "
+            f"{names[sizes.argmax()]}, has {sizes.max()}): too few are left to learn from. Label more "
+            "groups, choose another --group or none, or give a single --recipe with --no-intervals."
         )
     return fold_of[member]
 

@@ -24,6 +24,9 @@ _DOUBT = 2.5
 """About two standard deviations of the logarithm of a median of errors, times the root of their number."""
 _NEAR = 7 / 8
 """Share of the labels whose distance from the others counts as near."""
+_SEARCHED, _MOST = 1000, 4000
+"""The smooth function is chosen on so many labels at the most, and intervals rest on so many: time grows as
+the cube of their number, memory as its square."""
 _FLOOR = 0.1
 _CUT = 0.9
 """Logarithms of errors end at a tenth of the median, and no neighbour's error counts for more than the ninth
@@ -57,9 +60,14 @@ def calibrated(
     errors = label.from_per_atom(per_atom, natoms)
     counts = contains.sum(axis=0).astype(float)
     folds = np.arange(len(per_atom)) if folds is None else folds
-    _, member = np.unique(folds, return_inverse=True)
-    together = np.stack([contains[folds == fold].sum(axis=0) for fold in np.unique(folds)])
+    folds_of, member = np.unique(folds, return_inverse=True)
+    together = np.stack([contains[folds == fold].sum(axis=0) for fold in folds_of])
     others = counts - together[member]
+    if len(features) > _MOST:
+        part = np.sort(np.random.default_rng(0).permutation(len(features))[:_MOST])
+        composition, features, per_atom, errors, natoms, contains, others = (
+            array[part] for array in (composition, features, per_atom, errors, natoms, contains, others)
+        )
     cut = np.minimum(per_atom, np.quantile(per_atom, _CUT))
     distances = cdist(features, features)
     np.fill_diagonal(distances, np.inf)
@@ -106,14 +114,17 @@ def _mean_width(errors: np.ndarray, difficulty: np.ndarray) -> float:
 
 def _smooth(points: np.ndarray, values: np.ndarray) -> tuple[GaussianProcess, np.ndarray]:
     """A Gaussian process with the least squared error in leave-one-out prediction, and these predictions."""
-    distances = cdist(points, points)
+    some = slice(None, None, -(-len(points) // _SEARCHED))
+    distances = cdist(points[some], points[some])
     best = np.inf
     for length in _LENGTHS:
         kernel = matern(distances / length)
         for amplitude in _AMPLITUDES:
-            weights, left_out = posterior(amplitude * kernel, np.ones(len(values)), values)
+            _, left_out = posterior(amplitude * kernel, np.ones(len(kernel)), values[some])
             if (error := float((left_out**2).mean())) < best:
-                best, chosen = error, (length, amplitude * weights, values - left_out)
-    length, weights, predictions = chosen
+                best, chosen = error, (length, amplitude)
+    length, amplitude = chosen
+    kernel = amplitude * matern(cdist(points, points) / length)
+    weights, left_out = posterior(kernel, np.ones(len(values)), values)
     inverse_length = np.full(points.shape[1], 1.0 / length, dtype=np.float32)
-    return GaussianProcess(points.astype(np.float32), inverse_length, weights), predictions
+    return GaussianProcess(points.astype(np.float32), inverse_length, amplitude * weights), values - left_out

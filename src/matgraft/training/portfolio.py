@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from matgraft.errors import InputError
 from matgraft.models.model import Model, run_network
 from matgraft.models.references import References
 from matgraft.models.schnet import ARCHITECTURES, Architecture, SchNet
@@ -80,9 +81,13 @@ def _network(
 PORTFOLIO = (
     Candidate("references", "reference energies of the elements, no network", "references"),
     Candidate("residual", "the source as it is, with robust reference energies", "references", "residual"),
-    Candidate("process", "Gaussian process on the source's features", "process"),
+    Candidate("process", "Gaussian process on the source's features", "process", most=MOST),
     Candidate(
-        "process-residual", "the source, and a Gaussian process on what it leaves over", "process", "residual"
+        "process-residual",
+        "the source, and a Gaussian process on what it leaves over",
+        "process",
+        "residual",
+        most=MOST,
     ),
     _network("tl3-residual", "the source's output layers go on learning", "tl3", "residual", HOT),
     _network("tl1-residual", "the source goes on learning, gently", "tl1", "residual", COLD, most=MANY),
@@ -137,7 +142,7 @@ class Bench:
             one = self.adapted(one)
             if not one.needs_source:
                 found.append(one)
-            elif one.kind != "process" or len(self.task.per_atom) <= MOST:
+            else:
                 found += [replace(one, source=k) for k in range(len(self.sources))]
         return found
 
@@ -155,6 +160,11 @@ class Bench:
 
     def fit(self, candidate: Candidate, rows: np.ndarray, seed: int) -> Model:
         """Train a candidate on the labels of ``rows``."""
+        if candidate.kind == "process" and len(rows) >= MOST:
+            raise InputError(
+                f"{len(rows)} labels are too many for a Gaussian process, which takes up to {MOST:,}. Name "
+                "another --recipe."
+            )
         task = self.task
         source = None if candidate.source is None else self.sources[candidate.source]
         zero_shot = None if candidate.source is None else self.zero_shot[candidate.source]
