@@ -36,8 +36,9 @@ def test_saving_into_the_folder_that_was_loaded_keeps_the_data(oxides, tmp_path)
         ("total energy", "cell", "eV"), ("e_per_cell", "cell", "eV"), ("formation_energy", "atom", "eV/atom"),
         ("formation_energy_per_atom", "atom", "eV/atom"), ("energy_above_hull", "atom", "eV/atom"),
         ("mag_per_atom", "atom", ""), ("surface_energy", "intensive", ""), ("energy_gap", "intensive", "eV"),
-        ("formation_energy_per_cell", "cell", "eV"), ("e_form", "atom", "eV/atom"),
-        ("e_11", "intensive", ""), ("poisson", "intensive", ""),
+        ("formation_energy_per_cell", "cell", "eV"), ("energy_ha", "cell", "Ha"),
+        ("total energy (Ry)", "cell", "Ry"), ("energy_mev_per_atom", "atom", "meV/atom"),
+        ("e_form", "atom", "eV/atom"), ("e_11", "intensive", ""), ("poisson", "intensive", ""),
     ],
 )  # fmt: skip
 def test_meaning_that_a_name_suggests(name, kind, unit):

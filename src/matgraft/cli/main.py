@@ -494,7 +494,7 @@ def benchmark(
         Preset, typer.Option(help="Our training settings, or the published ones.")
     ] = Preset.default,
     arch: Annotated[str, typer.Option(help="Network of direct training: arch1, arch2 or wide.")] = "arch1",
-    workers: Annotated[int | None, typer.Option(help="Processes; default one per core.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; default one per core.", min=1)] = None,
     label_kind: KindOf = None,
     label_unit: UnitOf = None,
     no_label_check: NoCheck = False,
@@ -540,7 +540,7 @@ def paper_run(
     preset: Annotated[
         StudyPreset, typer.Option(help="The whole study, or a few epochs of everything.")
     ] = StudyPreset.full,
-    workers: Annotated[int | None, typer.Option(help="Processes; default one per core.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; default one per core.", min=1)] = None,
     as_json: Json = False,
 ) -> None:
     """Run the study from data to tables and figures, then write the report; repeated, it goes on.

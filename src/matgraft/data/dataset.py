@@ -25,7 +25,12 @@ log = logging.getLogger(__name__)
 LabelKind = Literal["cell", "atom", "intensive"]
 
 _ENERGY = {"energy", "enthalpy"}
-_TOTAL, _HOW = {"e", "f", "etot", "toten", *_ENERGY}, {"tot", "total", "dft", "ref", "pbe", "per", "cell"}
+_UNITS = {
+    "mev": "meV", "ha": "Ha", "hartree": "Ha", "ry": "Ry", "rydberg": "Ry", "kj": "kJ/mol",
+    "kcal": "kcal/mol",
+}  # fmt: skip
+_TOTAL = {"e", "f", "etot", "toten", *_ENERGY}
+_HOW = {"tot", "total", "dft", "ref", "pbe", "per", "cell", "ev", "mol", *_UNITS}
 _PUBLISHED_PER_ATOM = {"formation", "hull", "cohesive", "atomization"}
 _SHORT_PER_ATOM = {"e_form", "e_hull", "e_above_hull", "ehull"}
 _NOT_OF_THE_CELL = {
@@ -69,16 +74,17 @@ class Label:
         lower = name.lower()
         words = set(re.split(r"[^a-z0-9]+", lower))
         energy = bool(words & _ENERGY) or lower.startswith("e_")
+        unit = next((unit for word, unit in _UNITS.items() if word in words), "eV")
         if "per_atom" in lower or lower.endswith("/atom"):
-            return cls(name, unit="eV/atom" if energy else "", kind="atom")
+            return cls(name, unit=f"{unit}/atom" if energy else "", kind="atom")
         if energy and "per_cell" in lower:
-            return cls(name)
+            return cls(name, unit)
         if "gap" in lower:
-            return cls(name, unit="eV", kind="intensive")
+            return cls(name, unit, kind="intensive")
         if (words & _ENERGY and words & _PUBLISHED_PER_ATOM) or lower in _SHORT_PER_ATOM:
-            return cls(name, unit="eV/atom", kind="atom")
+            return cls(name, unit=f"{unit}/atom", kind="atom")
         if (words & _TOTAL and words <= _TOTAL | _HOW) or (words & _ENERGY and not words & _NOT_OF_THE_CELL):
-            return cls(name)
+            return cls(name, unit)
         return cls(name, unit="", kind="intensive")
 
     @property
@@ -86,6 +92,12 @@ class Label:
         """Kind and unit in words."""
         kind = "independent of size" if self.kind == "intensive" else f"per {self.kind}"
         return f"{kind} ({self.unit or 'no unit'})"
+
+    @property
+    def other_energy_unit(self) -> str | None:
+        """The unit of an energy that is not in eV, as the sources' are."""
+        unit = self.unit.removesuffix("/atom")
+        return unit if unit in _UNITS.values() else None
 
     @property
     def is_energy(self) -> bool:

@@ -497,6 +497,14 @@ def _in_a_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+def is_store(path: Path) -> bool:
+    """Whether a file is a store of labels."""
+    try:
+        return _VERSION_KEY in connect(path, type="db").metadata
+    except Exception:
+        return False
+
+
 def _metadata() -> dict:
     return {_VERSION_KEY: VERSION, SPECS_KEY: _MEANING}
 

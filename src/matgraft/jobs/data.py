@@ -14,6 +14,7 @@ from matgraft.data.writers import write
 from matgraft.errors import InputError
 from matgraft.evaluation.tables import Table
 from matgraft.jobs.finetune import validation_split
+from matgraft.jobs.folder import not_over
 
 
 def info(data: str | Path | Sequence[str | Path]) -> dict:
@@ -89,7 +90,7 @@ def known() -> Table:
 def convert(data: str | Path, out: str | Path) -> int:
     """Write a data set in another format; returns the number of structures."""
     dataset = Dataset.read(data)
-    write(dataset, out)
+    write(dataset, not_over(out, data))
     return len(dataset)
 
 

@@ -303,9 +303,9 @@ def run_finetune(
         raise InputError(f"no architecture named {arch!r}; there are {', '.join(ARCHITECTURES)}.")
     mode = reference_mode(reference)
     prior = None if references is None else References.read(references)
-    if prior is not None and isinstance(mode, References):
+    if prior is not None and (isinstance(mode, References) or mode == "none"):
         raise InputError(
-            "--reference FILE fixes energies, --references FILE suggests them: name one of them."
+            f"--reference {reference} fixes energies, --references FILE suggests them: name one of them."
         )
     chosen = named_recipe(recipe, preset, mode)
     named = sources_of(source, recipe)
@@ -326,6 +326,12 @@ def run_finetune(
     if parent is not None and ARCHITECTURES[arch].cutoff != cutoff:
         raise InputError(f"{source}: its cutoff of {cutoff} A is not that of {arch}.")
     task = replace(Task.of(dataset, target, cutoff), prior=prior)
+    if sources and (unit := task.label.other_energy_unit):
+        log.warning(
+            "%s is in %s, but the sources' energies are in eV: only their features help. Convert the labels",
+            target,
+            unit,
+        )
     settings = {
         "command": "finetune",
         "target": target,

@@ -77,8 +77,16 @@ def not_over(out: str | Path, *inputs: object) -> Path:
     Raises
     ------
     InputError
-        It is one of them, or the table in one of them.
+        It is one of them, or the table in one of them; or a store of labels, a device or a pipe.
     """
+    if Path(out).exists() and not (Path(out).is_file() or Path(out).is_dir()):
+        raise InputError(f"--out {out}: this is no file that can be replaced. Choose another name.")
+    if Path(out).suffix == ".db" and Path(out).is_file():
+        # Databases take long to import.
+        from matgraft.dft.store import is_store
+
+        if is_store(Path(out)):
+            raise InputError(f"--out {out}: this is a store of labels. Choose another name.")
     for one in inputs:
         if isinstance(one, str | Path):
             taken = [Path(one), Path(one) / "id_prop.csv", Path(one) / "dataset.json"]

@@ -88,6 +88,8 @@ def _structure(block: gemmi.cif.Block) -> tuple[np.ndarray, np.ndarray, np.ndarr
                 f"site {site.label} has occupancy {site.occ:g}; only ordered structures can be used, "
                 "so replace it by an ordered one"
             )
+    if not sites:
+        raise ValueError("it lists no atoms; is the file complete")
     frac = np.asarray([site.fract.tolist() for site in sites])
     numbers = np.asarray([site.element.atomic_number for site in sites])
     cell = np.asarray(small.cell.orth.mat.tolist()).T
