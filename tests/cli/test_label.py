@@ -457,7 +457,7 @@ def test_neither_stores_nor_structures_nor_other_files_are_written_over(matgraft
     for arguments, words in (
         (("label", "export", "labels.db", "labels.db"), "one of the inputs"),
         (("label", "export", "labels.db", "mine.extxyz"), "mine.json: in the way of the card"),
-        ((*defects, "--out", "labels.db"), "one of the inputs"),
+        ((*defects, "--out", "labels.db"), "store of labels"),
         ((*defects, "--out", "si.extxyz"), "one of the inputs"),
         (("dope", "si.extxyz", "--vacancy", "Si", "--out", "si.extxyz"), "one of the inputs"),
     ):

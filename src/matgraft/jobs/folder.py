@@ -81,12 +81,6 @@ def not_over(out: str | Path, *inputs: object) -> Path:
     """
     if Path(out).exists() and not (Path(out).is_file() or Path(out).is_dir()):
         raise InputError(f"--out {out}: this is no file that can be replaced. Choose another name.")
-    if Path(out).suffix == ".db" and Path(out).is_file():
-        # Databases take long to import.
-        from matgraft.dft.store import is_store
-
-        if is_store(Path(out)):
-            raise InputError(f"--out {out}: this is a store of labels. Choose another name.")
     for one in inputs:
         if isinstance(one, str | Path):
             taken = [Path(one), Path(one) / "id_prop.csv", Path(one) / "dataset.json"]
@@ -94,6 +88,12 @@ def not_over(out: str | Path, *inputs: object) -> Path:
                 raise InputError(f"--out {out}: this is one of the inputs. Choose another name.")
         elif isinstance(one, list | tuple):
             not_over(out, *one)
+    if Path(out).suffix == ".db" and Path(out).is_file():
+        # Databases take long to import.
+        from matgraft.dft.store import is_store
+
+        if is_store(Path(out)):
+            raise InputError(f"--out {out}: this is a store of labels. Choose another name.")
     return Path(out)
 
 
