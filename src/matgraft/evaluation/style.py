@@ -216,7 +216,7 @@ def plain(value: float, _=None) -> str:
 def log_axis(axis: Axis, low: float, high: float, at_most: int = 7) -> None:
     """Limits and three to seven ticks at round numbers, however short or long the range, or about none."""
     low = max(low, 1e-12)
-    high = max(high, 10 * low if high <= low else high)
+    high = high if high > low else 10 * low
     limits = axis.axes.set_xlim if axis is axis.axes.xaxis else axis.axes.set_ylim
     limits(low, high)
     axis.set_major_locator(FixedLocator(log_ticks(low, high, at_most).tolist()))

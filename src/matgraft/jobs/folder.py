@@ -10,9 +10,10 @@ import os
 import platform
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import IO
 
 from matgraft.errors import InputError
 
@@ -110,26 +111,28 @@ def alone(folder: Path) -> Iterator[None]:
     """
     path = folder.absolute().with_name(f".{folder.absolute().name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = _locked(path)
+    except BlockingIOError as error:
+        raise InputError(f"{folder}: another run is at work here. Wait, or choose another --out.") from error
+    with lock:
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _locked(path: Path) -> IO:
+    """The open file of a lock; raises BlockingIOError if another process has it."""
     while True:
-        with open(path, "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(
-                    f"{folder}: another run is at work here. Wait, or choose another --out."
-                ) from error
-            # One that has just ended may have taken this file away between the two lines above.
-            try:
-                taken_away = not os.path.samestat(os.fstat(lock.fileno()), path.stat())
-            except FileNotFoundError:
-                taken_away = True
-            if taken_away:
-                continue
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return
+        with ExitStack() as stack:
+            lock = stack.enter_context(open(path, "w"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # One that has just ended may have taken the file away before it could be locked.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                    stack.pop_all()
+                    return lock
 
 
 def versions() -> dict[str, str]:

@@ -162,8 +162,8 @@ class Bench:
         """Train a candidate on the labels of ``rows``."""
         if candidate.kind == "process" and len(rows) >= MOST:
             raise InputError(
-                f"{len(rows)} labels are too many for a Gaussian process, which takes up to {MOST:,}. Name "
-                "another --recipe."
+                f"{len(rows)} labels are too many for a Gaussian process, which takes fewer than {MOST:,}. "
+                "Name another --recipe."
             )
         task = self.task
         source = None if candidate.source is None else self.sources[candidate.source]
