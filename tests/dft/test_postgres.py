@@ -22,11 +22,14 @@ from matgraft.data import Dataset
 from matgraft.data.writers import write
 from matgraft.dft import store as store_module
 from matgraft.dft.calculation import LADDER, Unfit
-from matgraft.dft.output import CRASHED, Failure
+from matgraft.dft.output import CRASHED, KILLED, Failure
 from matgraft.dft.store import DONE, FAILED, Store, new_owner
 from matgraft.errors import InputError
 from matgraft.jobs.label import label
 from matgraft.jobs.labels import export, status
+
+psycopg2 = pytest.importorskip("psycopg2")
+postgresql = pytest.importorskip("ase_db_backends.postgresql")
 
 pytestmark = [
     pytest.mark.slow,
@@ -51,6 +54,10 @@ class Server:
     def stop(self) -> None:
         self._running.cleanup()
 
+    def end(self, process: int) -> None:
+        """End what serves one connection."""
+        self._running.psql(f"SELECT pg_terminate_backend({process}, 10000);")
+
     def uri(self, database: str) -> str:
         return self._running.get_uri(database)
 
@@ -63,8 +70,6 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    pytest.importorskip("psycopg2")
-    pytest.importorskip("ase_db_backends")
     # A short path: that of a socket may have 107 characters.
     with tempfile.TemporaryDirectory(prefix="pg-") as folder:
         running = Server(folder)
@@ -181,6 +186,50 @@ def test_a_server_that_restarts_is_waited_for(url, server):
     labels.join()
     assert (ended[0].done, ended[0].failed) == (n, 0)
     check(url, n)
+
+
+@pytest.mark.parametrize("moment", ["before the commit", "after the commit"])
+def test_a_server_that_goes_in_the_middle_of_a_change(server, url, monkeypatch, moment):
+    store, one, copper, owner = Store(url), calculation(0), bulk("Cu"), new_owner()
+    monkeypatch.setattr(store_module, "_PAUSE", 0.01)
+    breaks: list[bool] = []
+
+    def commit_or_break(self) -> None:
+        if not breaks or not breaks.pop(0):
+            return commit(self)
+        if moment == "after the commit":
+            commit(self)
+            raise psycopg2.OperationalError("server closed the connection unexpectedly")
+        server.end(self.con.info.backend_pid)
+        return commit(self)
+
+    commit = postgresql.Connection.commit
+    monkeypatch.setattr(postgresql.Connection, "commit", commit_or_break)
+
+    def broken(change, *arguments) -> object:
+        """Some look at what is there first: the look is broken, and the change."""
+        breaks[:] = [True, False, True]
+        outcome = change(*arguments)
+        assert len(breaks) <= 1
+        breaks.clear()
+        return outcome
+
+    failures = [Failure(KILLED, "signal 9", 1.0)] * 2
+    assert broken(store.claim, one.key, owner)
+    for failure in failures:
+        broken(store.record, one, failure, ["a"])
+    assert [entry.key for entry in broken(lambda: list(store.entries()))] == [one.key]
+    assert [attempt.reason for attempt in broken(store.get, one.key).attempts] == [KILLED, KILLED]
+    broken(store.record, one, result(one), ["a"])
+    broken(store.name, one.key, ["b"])
+    broken(store.reject, copper, TOY, Unfit("no pseudopotential", "none for Cu"), "copper")
+    assert broken(store.keys, DONE) == {one.key}
+    assert broken(store.claims) == []
+    labelled, unfit = store.entries()
+    assert (labelled.ids, labelled.result.free_energy) == (["a", "b"], truth(one))
+    assert (unfit.ids, len(unfit.attempts)) == (["copper"], 1)
+    broken(store.begin_anew, unfit.key, calculation(1))
+    assert [entry.ids for entry in store.entries()] == [["a", "b"], ["copper"]]
 
 
 def test_a_server_that_stays_away_is_told(url, server, monkeypatch):

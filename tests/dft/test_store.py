@@ -95,7 +95,7 @@ def test_two_thousand_kills_between_any_two_steps(tmp_path, rng, monkeypatch):
             store, most = Store(place), 0
         round_ += 1
         owner, one = ghost(round_), calculations[int(rng.integers(n))]
-        commit_or_die["left"] = int(rng.integers(1, 5))
+        commit_or_die["left"] = int(rng.integers(1, 6))
         try:
             if store.claim(one.key, owner):
                 known = store.get(one.key)

@@ -10,12 +10,13 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import wraps
 from pathlib import Path
 from sqlite3 import DatabaseError, OperationalError
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 from ase import Atoms
@@ -36,6 +37,9 @@ from matgraft.errors import InputError
 
 log = logging.getLogger(__name__)
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 VERSION = 1
 _VERSION_KEY = "matgraft_store"
 _CONTENT = "matgraft_label"
@@ -49,6 +53,9 @@ LEASE = 120.0
 
 PATIENCE = 120.0
 """Seconds that a server which has answered before is waited for, so that its restart ends no calculation."""
+
+_PAUSE = 1.0
+"""Seconds until it is asked again."""
 
 MOST_KILLS = 5
 """A program that was killed is started again this often, with the same settings."""
@@ -140,6 +147,27 @@ def next_rung(attempts: list[Attempt]) -> int | None:
     return None
 
 
+class _Unreachable(InputError):
+    """What is said of a store that cannot be read or written."""
+
+
+def _patient(method: Callable[Concatenate[Store, P], T]) -> Callable[Concatenate[Store, P], T]:
+    """Do all of it anew, once the server answers, if it has gone at any moment of it."""
+
+    @wraps(method)
+    def again_and_again(self: Store, *args: P.args, **kwargs: P.kwargs) -> T:
+        end = time.monotonic() + self._patience
+        while True:
+            try:
+                return method(self, *args, **kwargs)
+            except _Unreachable:
+                if time.monotonic() >= end:
+                    raise
+            time.sleep(_PAUSE)
+
+    return again_and_again
+
+
 class Store:
     """Labels in an ASE database: a SQLite file, or PostgreSQL by its URL for several machines.
 
@@ -196,6 +224,7 @@ class Store:
 
     # ------------------------------------------------------------------ claims
 
+    @_patient
     def claim(self, key: str, owner: str) -> bool:
         """Take a calculation on; False if it is done, or another living labeller has it."""
         moment = time.time()
@@ -231,6 +260,7 @@ class Store:
         with self._transaction() as cursor:
             cursor.execute("DELETE FROM matgraft_claims WHERE owner = ?", (owner,))
 
+    @_patient
     def claims(self) -> list[tuple[str, str, float]]:
         """Key, owner and start (seconds since the epoch) of all that is being calculated by the living."""
         with self._transaction() as cursor:
@@ -247,6 +277,14 @@ class Store:
 
         A failure never replaces a label, and a second label changes nothing.
         """
+        before = self.get(calculation.key)
+        self._record(calculation, outcome, ids, rung, len(before.attempts) if before else 0)
+
+    @_patient
+    def _record(
+        self, calculation: Calculation, outcome: Result | Failure, ids: list[str], rung: int, tries: int
+    ) -> None:
+        """Keep what came of a calculation that had been tried so often before."""
         key = calculation.key
         with self._transaction() as cursor:
             cursor.execute("DELETE FROM matgraft_claims WHERE key = ?", (key,))
@@ -256,13 +294,18 @@ class Store:
                 return
             attempts = list(known.attempts) if known else []
             if isinstance(outcome, Failure):
-                attempts.append(Attempt(rung, outcome.reason, outcome.message, round(outcome.seconds, 2)))
+                attempt = Attempt(rung, outcome.reason, outcome.message, round(outcome.seconds, 2))
+                if attempts[tries:] == [attempt]:
+                    # The server went after it had kept this and before it could say so.
+                    return
+                attempts.append(attempt)
             names = _together(known.ids if known else [], ids)
             result = outcome if isinstance(outcome, Result) else None
             entry = _entry_of(calculation, names)
             retried = known.retried if known else ""
             self._write(row, replace(entry, result=result, attempts=attempts, retried=retried))
 
+    @_patient
     def reject(self, atoms: Atoms, protocol: Protocol, unfit: Unfit, name: str) -> None:
         """Keep the reason why a structure cannot be calculated at all, and all its names."""
         key, attempts = key_of_unfit(atoms, protocol), [Attempt(0, unfit.reason, str(unfit), 0.0)]
@@ -275,6 +318,7 @@ class Store:
             names = _together(known.ids if known else [], [name])
             self._write(row, Entry(key, names, atoms, protocol, {}, None, attempts))
 
+    @_patient
     def name(self, key: str, ids: list[str]) -> None:
         """Give further names to what is known."""
         known = self.get(key)
@@ -286,6 +330,7 @@ class Store:
             if known is not None:
                 self._write(row, replace(known, ids=_together(known.ids, ids)))
 
+    @_patient
     def begin_anew(self, failed: str, calculation: Calculation) -> None:
         """Let the ladder begin anew for what has failed, unless it is not at its end, or a labeller is at it.
 
@@ -311,11 +356,13 @@ class Store:
             if failed != key:
                 self._db._delete(cursor, [failure.id])  # type: ignore[attr-defined]
 
+    @_patient
     def get(self, key: str) -> Entry | None:
         """What is known of a key, if anything."""
         with self._transaction():
             return self._entry(self._row(key))
 
+    @_patient
     def keys(self, status: str) -> set[str]:
         """Keys of all that is ``done`` or ``failed``, in a moment where :meth:`entries` reads everything."""
         query = "SELECT unique_id FROM systems JOIN text_key_values USING (id) WHERE key = ? AND value = ?"
@@ -325,9 +372,7 @@ class Store:
 
     def entries(self, status: str | None = None) -> Iterator[Entry]:
         """All that is in the store, or that is ``done`` or ``failed``, in the order of arrival."""
-        with self._transaction():
-            rows = list(self._db.select(sort="id", **({} if status is None else {"status": status})))
-        for row in rows:
+        for row in self._rows(status):
             entry = self._entry(row)
             assert entry is not None
             yield entry
@@ -344,26 +389,13 @@ class Store:
         try:
             alone.cursor().execute("SELECT pg_advisory_lock(hashtext(?))", (_VERSION_KEY,))
             if create and _VERSION_KEY not in self._db.metadata and self._db.count() == 0:
-                with self._transaction() as cursor:
-                    cursor.execute(_CLAIMS)
+                alone.cursor().execute(_CLAIMS)
+                alone.commit()
                 # Last, for it is what says that the store is whole.
                 self._db.metadata = _metadata()
         finally:
             alone.close()
         self._patience = PATIENCE
-
-    def _connect(self) -> None:
-        """Open a connection, to a server that restarts as soon as it answers again."""
-        while True:
-            start = time.monotonic()
-            try:
-                self._db.__enter__()
-                return
-            except self._unreachable:
-                if self._patience <= 0:
-                    raise
-            time.sleep(1.0)
-            self._patience -= time.monotonic() - start
 
     def _hold(self, cursor: Any, key: str) -> AtomsRow | None:
         """The row of a key, which nobody else changes before the end of the transaction."""
@@ -375,6 +407,11 @@ class Store:
         """Whether a living labeller has a claim."""
         cursor.execute("SELECT owner, beat FROM matgraft_claims WHERE key = ?", (key,))
         return any(not _abandoned(owner, beat) for owner, beat in cursor.fetchall())
+
+    @_patient
+    def _rows(self, status: str | None) -> list[AtomsRow]:
+        with self._transaction():
+            return list(self._db.select(sort="id", **({} if status is None else {"status": status})))
 
     def _row(self, key: str) -> AtomsRow | None:
         return next(self._db.select(unique_id=key), None)
@@ -450,12 +487,12 @@ class Store:
                 yield db.connection.cursor()
                 return
             try:
-                self._connect()
+                db.__enter__()
                 assert db.connection is not None
                 yield db.connection.cursor()
                 db.connection.commit()
             except self._unreachable as error:
-                raise InputError(
+                raise _Unreachable(
                     f"{self.place}: cannot be read or written ({_in_a_line(error)}). Make room on the disk, "
                     "or let the server answer, and run the command again: what was finished before is kept."
                 ) from error
