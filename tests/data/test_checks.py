@@ -166,6 +166,22 @@ def test_energy_per_cell_stated_per_atom(oxides, size):
         check_label(wrong, "energy")
 
 
+@pytest.mark.parametrize(
+    "stray", [lambda y: 27.2 * y, lambda y: -y, lambda y: y + 1e4], ids=["unit", "sign", "far"]
+)
+@pytest.mark.parametrize("kind", ["cell", "atom"])
+def test_one_stray_label_changes_no_verdict(oxides, kind, stray):
+    for seed in range(10):
+        part = oxides[np.random.default_rng(seed).choice(663, 30, replace=False)]
+        cell, atom = part.values("energy").copy(), part.values("energy") / part.natoms
+        cell[seed], atom[seed] = stray(cell[seed]), stray(atom[seed])
+        right, wrong = (cell, atom) if kind == "cell" else (atom, cell)
+        label = Label("energy", "eV" if kind == "cell" else "eV/atom", kind)
+        check_label(part.with_label("energy", right, label), "energy")
+        with pytest.raises(InputError, match="looks like a value per"):
+            check_label(part.with_label("energy", wrong, label), "energy")
+
+
 def test_stated_intensive_labels_are_left_alone_and_guessed_ones_are_not(oxides):
     check_label(oxides.with_label("x", oxides.values("energy"), Label("x", "GPa", "intensive")), "x")
     check_label(oxides.with_label("x", oxides.values("energy") / oxides.natoms), "x")

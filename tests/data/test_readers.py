@@ -484,11 +484,15 @@ def test_saved_folder(dataset, tmp_path):
     refused(tmp_path / "set", "not a readable matgraft data set folder")
 
 
-def test_folder_and_list_of_files(salts, tmp_path):
+def test_folder_and_list_of_files(salts, tmp_path, caplog):
     for name, atoms in zip("ab", salts, strict=False):
         ase.io.write(tmp_path / f"{name}.cif", atoms)
     (tmp_path / "README").write_text("notes")
     assert read(tmp_path).ids.tolist() == ["a", "b"]
+    assert not caplog.text
+    (tmp_path / "labels.csv").write_text("id,energy\na,1\n")
+    assert read(tmp_path).ids.tolist() == ["a", "b"]
+    assert "left out, to be read by name alone: labels.csv" in caplog.text
     assert read([tmp_path / "b.cif", str(tmp_path / "a.cif")]).ids.tolist() == ["b", "a"]
 
 
@@ -579,12 +583,11 @@ def test_missing_label_lists_those_that_exist(dataset, tmp_path):
     refused(tmp_path / "a.xyz", "no label named 'volume'", "Labels here: energy, gap", target="volume")
 
 
-def test_structures_without_the_target(dataset, tmp_path):
+def test_structures_without_the_target(dataset, tmp_path, caplog):
     write(dataset, tmp_path / "a.xyz")
     refused(tmp_path / "a.xyz", "1 of 3 structures have no 'gap': mp 7", "--missing drop", target="gap")
-    with pytest.warns(UserWarning, match="1 of 3 structures have no 'gap': mp 7"):
-        ds = read(tmp_path / "a.xyz", target="gap", missing="drop")
-    assert len(ds) == 2
+    assert len(read(tmp_path / "a.xyz", target="gap", missing="drop")) == 2
+    assert "1 of 3 structures have no 'gap': mp 7. They are left out" in caplog.text
 
 
 def test_whole_numbers_can_be_the_target(dataset, tmp_path):

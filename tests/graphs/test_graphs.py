@@ -124,6 +124,14 @@ def test_empty_data_set():
     assert len(graphs.distance) == 0
 
 
+def test_who_has_no_neighbour(graphs):
+    apart = Atoms("OFeO", positions=[[0, 0, 0], [2, 0, 0], [9, 0, 0]], cell=np.eye(3) * 20, pbc=True)
+    assert graphs.isolated().tolist() == [False, True, False, False, True, False]
+    assert build_graphs(Dataset.from_atoms([bulk("Si"), apart]), 5.0).isolated().tolist() == [False, True]
+    assert build_graphs(Dataset.from_atoms([bulk("Si"), apart]), 8.0).isolated().tolist() == [False, False]
+    assert build_graphs(Dataset.from_atoms([]), 5.0).isolated().tolist() == []
+
+
 def test_set_in_which_nobody_has_a_neighbour():
     graphs = build_graphs(Dataset.from_atoms([Atoms("He"), Atoms("Ne", cell=np.eye(3) * 9, pbc=True)]), 5.0)
     batch = graphs.batch(np.arange(2))

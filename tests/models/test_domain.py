@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import bulk
 from sklearn.decomposition import PCA
 from small import SMALL, seeded
@@ -82,6 +83,7 @@ def test_is_kept_beside_the_model_and_decides_no_value(features, tmp_path, cryst
     np.testing.assert_array_equal(found.values, before.values)
     np.testing.assert_array_equal(found.strangeness, model.domain.strangeness(of_crystals))
     assert found.half_width is None
+    assert np.isinf(model.predict(Atoms("OTi", positions=[[0, 0, 0], [0, 0, 30]])).strangeness).all()
     assert Blend((model, model), (0.5, 0.5)).predict(crystals).strangeness is None
     (tmp_path / "model" / "domain.safetensors").write_bytes(b"cut off")
     with pytest.raises(InputError, match=r"domain\.safetensors: damaged"):

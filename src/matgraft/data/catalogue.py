@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -18,6 +18,8 @@ from matgraft.data.formats.common import read_text, typed
 from matgraft.data.formats.extxyz import read_extxyz
 from matgraft.data.formats.npz import read_npz
 from matgraft.errors import InputError
+
+log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parent / "shipped"
 FOLDER_VARIABLE = "MATGRAFT_DATA"
@@ -299,10 +301,13 @@ def _join(path: Path, known: Entry) -> Dataset:
     position = {name: i for i, name in enumerate(base.ids)}
     without = [row[0] for row in rows if row[0] not in position]
     if without:
-        warnings.warn(
-            f"{path}: {len(without)} of {len(rows)} ids have no structure in {known.structures} "
-            f"and are left out: {list_ids(without)}",
-            stacklevel=4,
+        log.warning(
+            "%s: %d of %d ids have no structure in %s and are left out: %s",
+            path,
+            len(without),
+            len(rows),
+            known.structures,
+            list_ids(without),
         )
     rows = [row for row in rows if row[0] in position]
     ds = base[[position[row[0]] for row in rows]]

@@ -23,6 +23,8 @@ KIND_RATIO = 3.0
 KIND_MIN_STRUCTURES = 20
 KIND_MIN_SPREAD = 0.3
 KIND_SAMPLE = 1000
+# Share of the values at either end that may be of another kind, as by a wrong unit.
+_TAIL = 0.1
 
 
 def list_ids(ids: Sequence[str] | np.ndarray, shown: int = 5) -> str:
@@ -209,7 +211,9 @@ def _leave_one_out(features: np.ndarray) -> Callable[[np.ndarray], float]:
     leverage = np.clip(np.diag(hat), None, 1 - 1e-6)
 
     def error(values: np.ndarray) -> float:
-        # The median keeps a few wild labels from deciding.
+        # A few wild labels, a wrong unit say, decide neither by what they pull nor by what they miss.
+        low, high = np.quantile(values, [_TAIL, 1 - _TAIL])
+        values = np.clip(values, low - 2 * (high - low), high + 2 * (high - low))
         return float(np.median(np.abs(values - hat @ values) / (1 - leverage)))
 
     return error

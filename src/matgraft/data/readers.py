@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import warnings
+import logging
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +26,8 @@ from matgraft.data.formats.extxyz import read_extxyz
 from matgraft.data.formats.npz import read_npz
 from matgraft.data.formats.pymatgen import read_pymatgen
 from matgraft.errors import InputError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def _labelled(ds: Dataset, target: str, missing: str) -> Dataset:
         raise InputError(
             f"{ds.source}: {names}. Add the values, or leave those structures out with --missing drop."
         )
-    warnings.warn(f"{ds.source}: {names}. They are left out.", stacklevel=3)
+    log.warning("%s: %s. They are left out", ds.source, names)
     return ds[~without]
 
 
@@ -184,12 +186,15 @@ def _read_folder(folder: Path) -> Dataset:
 
 def files_in(folder: Path) -> list[Path]:
     """The files of structures in a folder, in order of their names."""
-    files = [path for path in sorted(folder.iterdir()) if path.is_file() and format_of(path) in IN_FOLDERS]
+    known = [path for path in sorted(folder.iterdir()) if path.is_file() and format_of(path) is not None]
+    files = [path for path in known if format_of(path) in IN_FOLDERS]
     if not files:
         raise InputError(
-            f"{folder}: no {', '.join(known.name for known in IN_FOLDERS)} files in this folder, no "
+            f"{folder}: no {', '.join(one.name for one in IN_FOLDERS)} files in this folder, no "
             "id_prop.csv and no dataset.json. Name the folder that holds the structures, or the file itself."
         )
+    if others := [path.name for path in known if path not in files]:
+        log.warning("%s: left out, to be read by name alone: %s", folder, list_ids(others))
     return files
 
 

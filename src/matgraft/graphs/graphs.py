@@ -96,6 +96,13 @@ class Graphs:
     def __len__(self) -> int:
         return len(self.natoms)
 
+    def isolated(self) -> np.ndarray:
+        """Whether some atom of a structure has no neighbour within the cutoff; bool, shape (n,)."""
+        alone = np.ones(len(self.species), dtype=bool)
+        start = np.repeat(self.node_offsets[:-1], np.diff(self.pair_offsets))
+        alone[start + self.first] = alone[start + self.second] = False
+        return np.logical_or.reduceat(alone, self.node_offsets[:-1]) if len(self) else alone
+
     def batch(self, rows: np.ndarray) -> Batch:
         """Structures ``rows`` side by side."""
         rows = np.asarray(rows, dtype=np.int64)

@@ -367,8 +367,17 @@ def _warn(results: Results) -> None:
         if len(rows):
             names = ", ".join(sorted(set(" ".join(np.unique(values[rows])).split())))
             log.warning(f"%d of %d structures {text}", len(rows), len(values), names, results.ids[rows[0]])
+    is_isolated = np.isinf(results.strangeness)
+    if len(isolated := np.flatnonzero(is_isolated)):
+        log.warning(
+            "%d of %d structures have an atom without any neighbour, the first is %s: the model knows its "
+            "element alone, marked by an infinite strangeness",
+            len(isolated),
+            len(results.ids),
+            results.ids[isolated[0]],
+        )
     # One label in eight is strange to the others, so that of a graft this would be no news.
-    far = np.flatnonzero((results.strangeness > 1) & np.isnan(results.half_width))
+    far = np.flatnonzero((results.strangeness > 1) & np.isnan(results.half_width) & ~is_isolated)
     if len(far):
         log.warning(
             "%d of %d structures are unlike the crystals that the model learnt from, the first is %s: their "

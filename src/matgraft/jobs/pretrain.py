@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -25,6 +25,8 @@ from matgraft.training.distributed import ALONE, Workers
 from matgraft.training.graft import Task, train_from_scratch
 from matgraft.training.loop import resumable
 from matgraft.training.recipe import PRETRAIN, Recipe
+
+log = logging.getLogger(__name__)
 
 AGREE = 0.1
 """How far teachers may differ on an unlabelled structure to learn from, in the label's unit per atom."""
@@ -175,11 +177,10 @@ def _check_teacher(name: str, teacher: Predictor, label: Label, settings: dict) 
         )
     decisive = ("structures", "seed", "n_val")
     if any(teacher.card.get(key) != settings[key] for key in decisive):
-        warnings.warn(
-            f"teacher {name}: its card does not say that it held out the same structures, so that the "
-            "validation error of its pupil may be too good. Train it with the same data, --keep, --seed and "
-            "--val-size.",
-            stacklevel=3,
+        log.warning(
+            "teacher %s: its card does not say that it held out the same structures, so that the validation "
+            "error of its pupil may be too good. Train it with the same data, --keep, --seed and --val-size",
+            name,
         )
 
 

@@ -51,7 +51,8 @@ class Prediction:
     strangeness : ndarray, shape (n,), optional
         How far a structure is from the labels; above 1, farther than seven in eight of them from one another.
         Its interval then rests on little. Of a source as it is: how far from the crystals that it learnt
-        from; above 1, farther than ninety-nine in a hundred of those held out. None where neither is known.
+        from; above 1, farther than ninety-nine in a hundred of those held out. Infinite where an atom has no
+        neighbour within the cutoff. None where neither is known.
     too_close : list of tuple of str, length n, optional
         Pairs of elements, such as ``O-Ti``, nearer than in any training structure of source or target: the
         network extrapolates. None of a model that does not know its training structures.
@@ -166,10 +167,13 @@ class Predictor(ABC):
         )
         if self.intervals is not None:
             half_width, strangeness = self.intervals.assessed(composition, features, coverage)
-            return replace(prediction, half_width=half_width, strangeness=strangeness)
-        if self.domain is not None:
-            return replace(prediction, strangeness=self.domain.strangeness(features))
-        return prediction
+            prediction = replace(prediction, half_width=half_width)
+        elif self.domain is not None:
+            strangeness = self.domain.strangeness(features)
+        else:
+            return prediction
+        # Of an atom without neighbours a network knows the element, which is none of its crystals' features.
+        return replace(prediction, strangeness=np.where(graphs.isolated(), np.inf, strangeness))
 
     def forces(self, structures: Dataset | Atoms | Iterable[Atoms]) -> Forces:
         """Energies, forces and stresses of structures, many at once.
