@@ -44,7 +44,7 @@ def test_fraction():
     assert len(random_split(517, 0.2, 0)[1]) == 103
 
 
-@pytest.mark.parametrize("size", [0, -1, 10, 11, 0.01, 0.99, 1.5])
+@pytest.mark.parametrize("size", [0, -1, 10, 11, 0.01, 0.99, 1.0, 1.5])
 def test_impossible_validation_sizes(size):
     with pytest.raises(InputError, match="validation"):
         random_split(10, size, 0)

@@ -185,6 +185,7 @@ def test_grouped_split_keeps_formulas_apart(salts, source, tmp_path):
         ({"val": "nothing.extxyz"}, "nothing.extxyz"),
         ({"preset": "fast"}, "no preset named"),
         ({"arch": "arch9"}, "no architecture named"),
+        ({"recipe": "tl3", "arch": "wide"}, "which recipe tl3 has none of"),
         ({"reference": "best"}, "auto, labels, residual, none"),
         ({"reference": "nothing.json"}, "nothing.json"),
         ({"source": None, "recipe": "direct", "reference": "residual"}, "needs a source model"),

@@ -66,6 +66,15 @@ def test_sum_and_given_and_none():
         References.given({"O": float("nan")})
 
 
+@pytest.mark.parametrize(
+    "content", ['{"O": "-4.9"}', '{"Xx": -1.0}', '{"X": -1.0}', '{"O": NaN}', "[1]", "-1", "{", '{"O": null}']
+)
+def test_files_that_are_none_are_named(tmp_path, content):
+    (tmp_path / "energies.json").write_text(content)
+    with pytest.raises(InputError, match=r"energies\.json: not a JSON file of reference energies"):
+        References.read(tmp_path / "energies.json")
+
+
 def test_what_rests_on_no_label_is_assumed_through_sums_and_files():
     counts = compositions(np.random.default_rng(6), elements=(8, 22))
     references = References.of_all(np.linspace(-1.0, 1.0, 119), counts)

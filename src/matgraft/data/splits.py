@@ -28,7 +28,9 @@ ID_LISTS = frozenset({"", ".txt", ".ids", ".lst"})
 def validation_count(n: int, val_size: float) -> int:
     """Number of validation structures: ``val_size`` itself, or that fraction of ``n`` if it is below one."""
     fraction = isinstance(val_size, float) and 0 < val_size < 1
-    if not fraction and (not math.isfinite(val_size) or int(val_size) != val_size):
+    # 1 is one structure; 1.0 may be meant as all of them.
+    all_or_one = isinstance(val_size, float) and val_size == 1
+    if not fraction and (not math.isfinite(val_size) or int(val_size) != val_size or all_or_one):
         raise InputError(
             f"validation size {val_size} is neither a whole number nor a fraction between 0 and 1."
         )

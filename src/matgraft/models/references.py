@@ -45,10 +45,8 @@ class References:
         """Reference energies that the user knows, by element symbol, per atom."""
         values = np.full(len(chemical_symbols), np.nan)
         for symbol, energy in energies.items():
-            if symbol not in atomic_numbers or not np.isfinite(energy):
-                raise InputError(
-                    f"reference energies: {symbol!r}: {energy!r} is not an element with a finite energy."
-                )
+            if not atomic_numbers.get(symbol) or not np.isfinite(energy):
+                raise InputError(f"{symbol!r}: {energy!r} is not an element with a finite energy")
             values[atomic_numbers[symbol]] = energy
         fallback = float(np.nanmean(values)) if energies else 0.0
         return cls(values, fallback, frozenset(atomic_numbers[symbol] for symbol in assumed))
@@ -58,7 +56,7 @@ class References:
         """Reference energies from a JSON file such as ``{"O": -4.9, "Ti": -7.8}``."""
         try:
             return cls.given(json.loads(Path(path).read_text()))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, AttributeError, TypeError) as error:
+        except (OSError, ValueError, AttributeError, TypeError) as error:
             raise InputError(
                 f'{path}: not a JSON file of reference energies such as {{"O": -4.9}} ({error}).'
             ) from error
