@@ -315,8 +315,8 @@ def run_finetune(
         raise InputError(f"recipe {recipe} needs a source model; give --source, or --recipe direct.")
     if arch != "arch1" and recipe not in (AUTO, "direct") and not direct:
         raise InputError(
-            f"--arch {arch}: it is the network of direct training, which recipe {recipe} has none of. Leave it "
-            "out, or add --direct."
+            f"--arch {arch}: it is the network of direct training, which recipe {recipe} has none of. Leave "
+            "it out, or add --direct."
         )
     chosen = replace(chosen, source=0 if chosen.needs_source else None)
     reading: dict[str, Any] = {"missing": missing, "label_check": label_check}
