@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -19,6 +18,7 @@ from ase.data import chemical_symbols
 from numpy.typing import ArrayLike
 
 from matgraft.errors import InputError
+from matgraft.whole import whole
 
 log = logging.getLogger(__name__)
 
@@ -392,8 +392,8 @@ class Dataset:
                 arrays[f"{kind}.{quote(name, safe='')}"] = values
         for name, values in arrays.items():
             # What is there may be mapped into memory, by this very data set.
-            np.save(folder / ".part.npy", values)
-            os.replace(folder / ".part.npy", folder / f"{name}.npy")
+            with whole(folder / f"{name}.npy") as partial:
+                np.save(partial, values)
         meta = {
             "format": "matgraft-dataset",
             "version": 1,

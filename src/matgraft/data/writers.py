@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +18,7 @@ from matgraft.data.dataset import Dataset
 from matgraft.data.formats.ase_files import DATA_KEY
 from matgraft.data.formats.common import SPECS_KEY
 from matgraft.errors import InputError
+from matgraft.whole import whole
 
 
 def write(ds: Dataset, path: str | Path, forces: np.ndarray | None = None) -> None:
@@ -55,21 +54,8 @@ def write(ds: Dataset, path: str | Path, forces: np.ndarray | None = None) -> No
     if path.is_dir() and not (writer is _write_folder and (path / "dataset.json").is_file()):
         raise InputError(f"{path}: a folder with other things in it is in the way. Choose another name.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}.tmp{path.suffix}")
-    try:
-        writer(ds, temporary, forces)
-        if path.is_dir():
-            # A folder cannot be renamed onto one that has files in it.
-            old = path.with_name(f".{path.stem}-{os.getpid()}.old")
-            path.rename(old)
-            temporary.rename(path)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, path)
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        temporary.unlink(missing_ok=True)
+    with whole(path) as partial:
+        writer(ds, partial, forces)
 
 
 def _values(ds: Dataset, i: int) -> dict[str, float | bool | str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from matgraft.dft.engine import Engine, execute
 from matgraft.dft.output import Result
 from matgraft.dft.store import Attempt, next_rung
 from matgraft.errors import InputError
+from matgraft.whole import whole
 
 GRIDS = ("density", "v_ext", "v_hartree", "v_xc", "v_eff")
 UNITS = {
@@ -65,18 +65,16 @@ class Fields:
 
     def save(self, path: str | Path) -> None:
         """Write a ``.npz`` file of the arrays, the structure and, as JSON, the units."""
-        path = Path(path)
-        partial = path.with_name(f".{os.getpid()}-{path.name}")
-        np.savez_compressed(
-            partial,
-            **{name: getattr(self, name) for name in GRIDS},
-            electrons=self.electrons,
-            numbers=self.atoms.numbers,
-            positions=self.atoms.positions,
-            cell=self.atoms.cell.array,
-            units=json.dumps(UNITS),
-        )
-        os.replace(partial, path)
+        with whole(Path(path)) as partial, open(partial, "wb") as handle:
+            np.savez_compressed(
+                handle,
+                **{name: getattr(self, name) for name in GRIDS},
+                electrons=self.electrons,
+                numbers=self.atoms.numbers,
+                positions=self.atoms.positions,
+                cell=self.atoms.cell.array,
+                units=json.dumps(UNITS),
+            )
 
     @classmethod
     def load(cls, path: str | Path) -> Fields:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 
 from matgraft.errors import InputError
 from matgraft.evaluation.tables import number
+from matgraft.whole import whole
 
 INK = "#222222"
 FAINT = "#8a8a8a"
@@ -92,12 +92,8 @@ def figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
         FigureCanvasAgg(fig)
         yield fig
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.stem}-{os.getpid()}.tmp{path.suffix}")
-        try:
-            fig.savefig(temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with whole(path) as partial:
+            fig.savefig(partial)
 
 
 def nth_colour(i: int) -> str:

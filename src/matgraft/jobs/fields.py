@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -23,6 +22,7 @@ from matgraft.evaluation.maps import Map, Site, maps
 from matgraft.evaluation.tables import Table
 from matgraft.jobs.folder import claim, write_json
 from matgraft.progress import Progress
+from matgraft.whole import whole
 
 ARRAYS, PICTURE, CHECKS = "fields.npz", "fields.png", "checks.json"
 INSIDE, BESIDE = 0.1, 1.0
@@ -181,7 +181,5 @@ def _write_cube(path: Path, found: Fields, field: str) -> None:
     comment = (
         f"{_NAMES[field]} of {found.atoms.get_chemical_formula()} in {unit}, lengths in Bohr, by matgraft"
     )
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(partial, "w") as handle:
+    with whole(path) as partial, open(partial, "w") as handle:
         write_cube(handle, found.atoms, getattr(found, field) * factor, comment=comment)
-    os.replace(partial, path)

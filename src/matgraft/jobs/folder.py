@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from matgraft.errors import InputError
+from matgraft.whole import whole
 
 log = logging.getLogger(__name__)
 
@@ -141,10 +142,8 @@ def versions() -> dict[str, str]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text)
-    os.replace(partial, path)
+    with whole(path) as partial:
+        partial.write_text(text)
 
 
 def write_json(path: Path, content: object) -> None:
@@ -154,9 +153,7 @@ def write_json(path: Path, content: object) -> None:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(partial, "w", newline="") as handle:
+    with whole(path) as partial, open(partial, "w", newline="") as handle:
         writer = csv.writer(handle)
         writer.writerow(header)
         writer.writerows(rows)
-    os.replace(partial, path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -25,6 +24,7 @@ from matgraft.models.files import load_model
 from matgraft.models.intervals import COVERAGE
 from matgraft.models.predictor import Predictor, bounds
 from matgraft.progress import Progress
+from matgraft.whole import whole
 
 log = logging.getLogger(__name__)
 
@@ -195,10 +195,8 @@ class Results:
             return cls(**{name: archive[name] for name in archive.files})
 
     def write(self, path: Path) -> None:
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        with open(partial, "wb") as file:
+        with whole(path) as partial, open(partial, "wb") as file:
             np.savez(file, **vars(self))
-        os.replace(partial, path)
 
     @classmethod
     def joined(cls, parts: Iterable[Results]) -> Results:

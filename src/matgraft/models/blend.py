@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from matgraft.models.intervals import Intervals
 from matgraft.models.model import CARD, VERSION, Model
 from matgraft.models.predictor import Predictor
 from matgraft.models.references import References
+from matgraft.whole import whole
 
 BLEND = "matgraft-blend"
 MEMBERS = "members"
@@ -138,9 +138,8 @@ class Blend(Predictor):
         for k, member in enumerate(self.members):
             member.save(folder / MEMBERS / str(k))
         card = {"format": BLEND, "version": VERSION, "weights": self.weights, "card": self.card}
-        partial = folder / f".{CARD}.{os.getpid()}"
-        partial.write_text(json.dumps(card, indent=1) + "\n")
-        os.replace(partial, folder / CARD)
+        with whole(folder / CARD) as partial:
+            partial.write_text(json.dumps(card, indent=1) + "\n")
         return folder
 
     def description(self) -> dict:

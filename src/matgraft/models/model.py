@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -31,6 +29,7 @@ from matgraft.models.predictor import Predictor
 from matgraft.models.process import GaussianProcess
 from matgraft.models.references import References
 from matgraft.models.schnet import SchNet
+from matgraft.whole import whole
 
 FORMAT = "matgraft-model"
 VERSION = 1
@@ -173,12 +172,10 @@ class Model(Predictor):
             "card": self.card,
         }
         self.save_bounds(folder)
-        with tempfile.TemporaryDirectory(dir=folder) as partial:
+        with whole(folder / CARD) as about, whole(folder / WEIGHTS) as weights:
             # Unlike save_file, which lets nobody else read it.
-            (Path(partial) / WEIGHTS).write_bytes(serialized(tensors))
-            (Path(partial) / CARD).write_text(json.dumps(card, indent=1) + "\n")
-            for name in (WEIGHTS, CARD):
-                os.replace(Path(partial) / name, folder / name)
+            weights.write_bytes(serialized(tensors))
+            about.write_text(json.dumps(card, indent=1) + "\n")
         return folder
 
     def _property(self) -> dict:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from matgraft.models.domain import Domain
 from matgraft.models.forces import Forces
 from matgraft.models.intervals import COVERAGE, Intervals
 from matgraft.models.references import References
+from matgraft.whole import whole
 
 
 @dataclass(frozen=True)
@@ -250,9 +250,8 @@ class Predictor(ABC):
             if not tensors:
                 (folder / name).unlink(missing_ok=True)
                 continue
-            partial = folder / f".{name}.{os.getpid()}"
-            partial.write_bytes(serialized({k: v.contiguous() for k, v in tensors.items()}))
-            os.replace(partial, folder / name)
+            with whole(folder / name) as partial:
+                partial.write_bytes(serialized({k: v.contiguous() for k, v in tensors.items()}))
 
     def with_card(self, **entries) -> Self:
         """A copy whose card has more entries."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from matgraft.models.schnet import SchNet
 from matgraft.training.distributed import ALONE, Workers
 from matgraft.training.recipe import Recipe
 from matgraft.training.schemes import Rate, Scheme
+from matgraft.whole import whole
 
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_SECONDS = 5.0
@@ -316,9 +316,9 @@ class _Run:
     def save(self, folder: Path, state: _State, fingerprint: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._tensors().items()}
-        partial = folder / f".{CHECKPOINT}.{os.getpid()}"
-        save_file(tensors, partial, metadata={"state": json.dumps(vars(state)), "fingerprint": fingerprint})
-        os.replace(partial, folder / CHECKPOINT)
+        metadata = {"state": json.dumps(vars(state)), "fingerprint": fingerprint}
+        with whole(folder / CHECKPOINT) as partial:
+            save_file(tensors, partial, metadata=metadata)
         with open(folder / "log.csv", "w", newline="") as handle:
             writer = csv.DictWriter(handle, fieldnames=list(state.history[0]))
             writer.writeheader()

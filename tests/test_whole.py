@@ -1,0 +1,43 @@
+"""What is written is there whole, or as it was before."""
+
+from __future__ import annotations
+
+import pytest
+
+from matgraft.whole import whole
+
+
+def test_a_file_takes_the_place_of_another_once_it_is_complete(tmp_path):
+    path = tmp_path / "a.txt"
+    for text in ("one", "two"):
+        with whole(path) as partial:
+            partial.write_text(text)
+            assert partial.suffix == ".txt"
+            assert path.exists() == (text == "two")
+        assert path.read_text() == text
+    assert [one.name for one in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_folder_takes_the_place_of_another(tmp_path):
+    path = tmp_path / "set"
+    for name in ("one", "two"):
+        with whole(path) as partial:
+            partial.mkdir()
+            (partial / name).write_text(name)
+        assert [one.name for one in path.iterdir()] == [name]
+    assert [one.name for one in tmp_path.iterdir()] == ["set"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_an_error_leaves_what_was_there(tmp_path, kind):
+    path = tmp_path / "a.txt"
+    path.write_text("before")
+    with pytest.raises(RuntimeError), whole(path) as partial:
+        if kind == "file":
+            partial.write_text("half")
+        else:
+            partial.mkdir()
+            (partial / "half").write_text("")
+        raise RuntimeError
+    assert path.read_text() == "before"
+    assert [one.name for one in tmp_path.iterdir()] == ["a.txt"]
