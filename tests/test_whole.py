@@ -32,12 +32,17 @@ def test_a_folder_takes_the_place_of_another(tmp_path):
 def test_an_error_leaves_what_was_there(tmp_path, kind):
     path = tmp_path / "a.txt"
     path.write_text("before")
-    with pytest.raises(RuntimeError), whole(path) as partial:
-        if kind == "file":
-            partial.write_text("half")
-        else:
-            partial.mkdir()
-            (partial / "half").write_text("")
-        raise RuntimeError
+
+    def fail() -> None:
+        with whole(path) as partial:
+            if kind == "file":
+                partial.write_text("half")
+            else:
+                partial.mkdir()
+                (partial / "half").write_text("")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert path.read_text() == "before"
     assert [one.name for one in tmp_path.iterdir()] == ["a.txt"]

@@ -13,13 +13,16 @@ from small import SMALL, seeded
 from matgraft.data import Dataset, Label
 from matgraft.errors import InputError
 from matgraft.graphs import build_graphs
+from matgraft.graphs.closest import closest
 from matgraft.models.blend import Blend
 from matgraft.models.files import load_model, load_source
 from matgraft.models.model import CARD, Model
 from matgraft.models.references import References
+from matgraft.models.schnet import SchNet
 from matgraft.training.process import fit_process
 
 WEIGHTS = (0.75, 0.25)
+filters = SchNet.filters
 
 
 @pytest.fixture
@@ -47,8 +50,8 @@ def test_predictions_forces_and_stress_are_means(blend, members, crystals):
     )
     found, parts = blend.forces(some), [member.forces(some) for member in members]
     np.testing.assert_allclose(found.energies, mean([part.energies for part in parts]))
-    np.testing.assert_allclose(found.forces[2], mean([part.forces[2] for part in parts]), atol=1e-12)
-    np.testing.assert_allclose(found.stresses, mean([part.stresses for part in parts]), atol=1e-12)
+    np.testing.assert_allclose(found.forces[2], mean([part.forces[2] for part in parts]), atol=1e-7)
+    np.testing.assert_allclose(found.stresses, mean([part.stresses for part in parts]), atol=1e-7)
     atoms = some.atoms(0)
     atoms.calc = blend.calculator()
     assert atoms.get_potential_energy() == pytest.approx(found.energies[0], abs=1e-4)
@@ -80,6 +83,29 @@ def test_members_of_one_network_run_it_once(members, crystals, monkeypatch, spac
     np.testing.assert_allclose(values, expected, rtol=1e-6)
     np.testing.assert_array_equal(found, other.features(graphs))
     assert len(runs) == 4
+    some = crystals[:5]
+    expected = [
+        sum(w * part for w, part in zip(weights, parts, strict=True))
+        for parts in zip(*(one.derivatives(some) for one in [*same, other]), strict=True)
+    ]
+    runs.clear()
+    monkeypatch.setattr(SchNet, "filters", lambda *args: runs.append(args[0]) or filters(*args))
+    for found, wanted in zip(blend.derivatives(some), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    assert len(runs) <= 2
+
+
+def test_reference_energies_alone_know_no_distance_and_no_species(members):
+    squeezed = Dataset.from_atoms([bulk("AgO", "rocksalt", a=2.0)])
+    network = replace(
+        members[1], closest=closest(members[1].graphs(Dataset.from_atoms([bulk("AgO", "rocksalt", a=4.6)])))
+    )
+    alone = replace(members[0], scale=0.0, closest=np.full_like(network.closest, np.inf))
+    prediction = Blend.of([network, alone], WEIGHTS, {}).predict(squeezed)
+    assert prediction.too_close == network.predict(squeezed).too_close == [("Ag-Ag", "Ag-O", "O-O")]
+    assert (prediction.unseen, prediction.unreferenced) == ([()], [("Ag",)])
+    far = replace(members[0], closest=network.closest + 1.0)
+    assert Blend.of([network, far], WEIGHTS, {}).closest.tolist() == far.closest.tolist()
 
 
 def test_an_element_is_known_if_all_members_know_it(blend):

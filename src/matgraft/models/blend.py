@@ -15,7 +15,7 @@ import numpy as np
 from matgraft.data import Dataset, Label
 from matgraft.graphs import Graphs
 from matgraft.models.intervals import Intervals
-from matgraft.models.model import CARD, VERSION, Model
+from matgraft.models.model import CARD, VERSION, Model, derivatives_of
 from matgraft.models.predictor import Predictor
 from matgraft.models.references import References
 from matgraft.whole import whole
@@ -59,8 +59,8 @@ class Blend(Predictor):
 
     @cached_property
     def species(self) -> frozenset[str]:  # type: ignore[override]
-        """Elements that every member was trained on."""
-        return frozenset.intersection(*(member.species for member in self.members))
+        """Elements that every network in it was trained on."""
+        return frozenset.intersection(*(member.species for member in self._networks))
 
     @cached_property
     def references(self) -> References:  # type: ignore[override]
@@ -75,9 +75,12 @@ class Blend(Predictor):
 
     @cached_property
     def closest(self) -> np.ndarray | None:  # type: ignore[override]
-        """Distances that every member has seen."""
-        known = [member.closest for member in self.members if member.closest is not None]
-        return np.max(known, axis=0) if len(known) == len(self.members) else None
+        """Distances that every network in it has seen that knows the pair at all."""
+        known = [member.closest for member in self._networks if member.closest is not None]
+        if len(known) < len(self._networks):
+            return None
+        seen = np.max([np.where(np.isfinite(one), one, -np.inf) for one in known], axis=0)
+        return np.where(np.isfinite(seen), seen, np.inf).astype(np.float32)
 
     def per_atom(self, composition: np.ndarray, graphs: Graphs) -> np.ndarray:
         return self._said(composition, graphs, features_of=None)[0]
@@ -116,13 +119,21 @@ class Blend(Predictor):
             found.setdefault(digest.hexdigest(), []).append(k)
         return list(found.values())
 
+    @cached_property
+    def _networks(self) -> list[Model]:
+        """Members whose network has a say; those of reference energies alone have none that could err."""
+        return [one for one in self.members if one.scale or one.process is not None] or list(self.members)
+
     @property
     def _first(self) -> int:
         return int(np.argmax(self.weights))
 
     def derivatives(self, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        parts = zip(*(member.derivatives(dataset) for member in self.members), strict=True)
-        values, forces, strain = (self._mean(part) for part in parts)
+        parts = [
+            derivatives_of([self.members[k] for k in alike], [self.weights[k] for k in alike], dataset)
+            for alike in self._alike
+        ]
+        values, forces, strain = (sum(part, start=np.zeros(())) for part in zip(*parts, strict=True))
         return values, forces, strain
 
     def _mean(self, values: Sequence) -> np.ndarray:

@@ -142,10 +142,7 @@ class Model(Predictor):
         return replace(self, network=network)
 
     def derivatives(self, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        values, forces, strain = derivatives(
-            _Values(self.network, self.scale, self.span, self.process), self.cutoff, dataset
-        )
-        return self.references.per_atom(dataset.composition()) + values, forces, strain
+        return derivatives_of([self], [1.0], dataset)
 
     def save(self, folder: str | Path, further: Sequence[Model] = ()) -> Path:
         """Write weights (safetensors) and card (JSON) into a folder; nothing in it can execute code.
@@ -208,23 +205,34 @@ class Model(Predictor):
         return digest.hexdigest()
 
 
-class _Values(nn.Module):
-    """What a model adds to its references, per atom; gradients flow back to the distances."""
+def derivatives_of(
+    models: Sequence[Model], weights: Sequence[float], dataset: Dataset
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """:meth:`Model.derivatives` of a weighted sum of models that have the same network, which runs once."""
+    values, forces, strain = derivatives(_Values(models, weights), models[0].cutoff, dataset)
+    composition = dataset.composition()
+    for weight, model in zip(weights, models, strict=True):
+        values += weight * model.references.per_atom(composition)
+    return values, forces, strain
 
-    def __init__(
-        self,
-        network: SchNet,
-        scale: float,
-        span: tuple[float, float] | None,
-        process: GaussianProcess | None,
-    ):
+
+class _Values(nn.Module):
+    """What models of one network add to their references, per atom; gradients flow back to the distances."""
+
+    def __init__(self, models: Sequence[Model], weights: Sequence[float]):
         super().__init__()
-        self.network, self.scale, self.span, self.process = network, scale, span, process
+        self.network, self.models, self.weights = models[0].network, models, weights
 
     def forward(self, graph: Batch) -> torch.Tensor:
-        values = self.scale * damped(self.network(graph), self.span)
-        if self.process is not None:
-            values = values + self.process.differentiable(self.network.features(graph))
+        if any(model.process is not None for model in self.models):
+            outputs, features = self.network.both(graph)
+        else:
+            outputs, features = self.network(graph), graph.distance.new_zeros(0)
+        values = torch.zeros_like(outputs)
+        for weight, model in zip(self.weights, self.models, strict=True):
+            values = values + weight * model.scale * damped(outputs, model.span)
+            if model.process is not None:
+                values = values + weight * model.process.differentiable(features)
         return values
 
 

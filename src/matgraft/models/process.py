@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numba import njit
+from torch.autograd.function import once_differentiable
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,8 @@ class GaussianProcess:
         return _mean(features, self.centres, self.inverse_length, self.weights)
 
     def differentiable(self, features: torch.Tensor) -> torch.Tensor:
-        """The same in torch, so that gradients flow through it."""
-        centres, inverse, weights = (
-            torch.as_tensor(array, dtype=features.dtype, device=features.device)
-            for array in vars(self).values()
-        )
-        difference = (features[:, None, :] - centres) * inverse
-        # The root of zero has no derivative, and the kernel is flat there.
-        distance = difference.square().sum(dim=2).clamp(min=1e-12).sqrt()
-        return matern(distance) @ weights
+        """The same in torch, so that gradients flow through it, once."""
+        return _Mean.apply(features, self)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Arrays by name, to be stored."""
@@ -60,11 +53,27 @@ class GaussianProcess:
         return cls(**mine) if mine else None
 
 
-def matern(distance: Any) -> Any:
-    """The kernel at distances (array or tensor) in length scales; 1 at zero."""
+def matern(distance: np.ndarray) -> np.ndarray:
+    """The kernel at distances in length scales; 1 at zero."""
     scaled = 5**0.5 * distance
-    exp = torch.exp if isinstance(scaled, torch.Tensor) else np.exp
-    return (1 + scaled + scaled**2 / 3) * exp(-scaled)
+    return (1 + scaled + scaled**2 / 3) * np.exp(-scaled)
+
+
+class _Mean(torch.autograd.Function):
+    """The posterior mean with its gradient, neither of which needs an array of structures by centres."""
+
+    @staticmethod
+    def forward(ctx, features, process):
+        arrays = (process.centres, process.inverse_length, process.weights)
+        values, gradient = _mean_and_gradient(features.detach().cpu().numpy(), *arrays)
+        ctx.save_for_backward(torch.from_numpy(gradient).to(features))
+        return torch.from_numpy(values).to(features)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, above):
+        (gradient,) = ctx.saved_tensors
+        return above[:, None] * gradient, None
 
 
 # One structure at a time: a matrix product would round by the number of structures asked about together.
@@ -80,3 +89,21 @@ def _mean(features, centres, inverse_length, weights):
             scaled = np.sqrt(5.0 * square)
             out[i] += weights[j] * (1.0 + scaled + scaled * scaled / 3.0) * np.exp(-scaled)
     return out
+
+
+@njit(cache=True)
+def _mean_and_gradient(features, centres, inverse_length, weights):
+    out, gradient = np.zeros(len(features)), np.zeros(features.shape)
+    for i in range(len(features)):
+        for j in range(len(centres)):
+            square = 0.0
+            for k in range(len(inverse_length)):
+                difference = (features[i, k] - centres[j, k]) * inverse_length[k]
+                square += difference * difference
+            scaled = np.sqrt(5.0 * square)
+            decayed = weights[j] * np.exp(-scaled)
+            out[i] += decayed * (1.0 + scaled + scaled * scaled / 3.0)
+            slope = -5.0 / 3.0 * decayed * (1.0 + scaled)
+            for k in range(len(inverse_length)):
+                gradient[i, k] += slope * inverse_length[k] ** 2 * (features[i, k] - centres[j, k])
+    return out, gradient

@@ -102,8 +102,8 @@ class SchNet(nn.Module):
     Attributes
     ----------
     spacing : float or None
-        None evaluates the filters for every pair. A number evaluates them only at distances that far apart
-        (Angstrom) and puts a cubic spline through them; gradients flow through the spline.
+        None evaluates the filters for every pair. A number tabulates them: values that far apart (Angstrom)
+        on a cubic spline (:class:`matgraft.models.table.Table`), through which gradients flow.
     """
 
     def __init__(self, arch: Architecture):
@@ -160,7 +160,13 @@ class SchNet(nn.Module):
 
     def features(self, graph: Batch) -> torch.Tensor:
         """Pooled features after each interaction, shape (n_structures, interactions * features)."""
-        return torch.cat([self.pool(x, graph) for x in self.representations(graph)], dim=1)
+        return self.both(graph)[1]
+
+    def both(self, graph: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """What :meth:`forward` and :meth:`features` give, for the price of one."""
+        layers = list(self.representations(graph))
+        features = torch.cat([self.pool(x, graph) for x in layers], dim=1)
+        return self.read_out(layers[-1], graph), features
 
     def pool(self, per_atom: torch.Tensor, graph: Batch) -> torch.Tensor:
         """Sum or mean over atoms of each structure, shape (n_structures, ...)."""

@@ -60,7 +60,8 @@ def fit_process(
     width = float(np.sqrt(((features - features.mean(axis=0)) ** 2).mean())) or 1.0
     distances = cdist(features, features)
     apart = distances[distances > 1e-6 * width]
-    unit = float(np.median(apart)) if len(apart) else width
+    unit = float(np.median(apart, overwrite_input=True)) if len(apart) else width
+    del apart
     some = np.sort(np.random.default_rng(0).permutation(len(values))[:_SEARCHED])
     alike = likeness() + _OWN * np.eye(composition.shape[1])
     linear = fractions @ alike @ fractions.T
@@ -72,7 +73,12 @@ def fit_process(
         error, kernel = _Search(linear[nearby], distances[nearby] / unit, left[some]).best()
         if error < least:
             least, (around, left_over, (elements, smooth, length)) = error, (mean + centre, left, kernel)
-    weights, _ = _robust(elements * linear + smooth * matern(distances / unit / length), left_over)
+    covariance = linear
+    for some in np.array_split(np.arange(len(values)), len(values) // _SEARCHED + 1):
+        # A part at a time and in place: whole matrices would be the most that this takes of memory.
+        covariance[some] = elements * linear[some] + smooth * matern(distances[some] / unit / length)
+    del distances
+    weights, _ = _robust(covariance, left_over)
     energies = around + elements * alike @ (fractions.T @ weights)
     inverse = np.full(features.shape[1], 1.0 / (unit * length), dtype=np.float32)
     process = GaussianProcess(features.astype(np.float32), inverse, smooth * weights)
@@ -112,10 +118,13 @@ def posterior(covariance: np.ndarray, noise: np.ndarray, values: np.ndarray) -> 
     noise, values : ndarray, shape (n,)
         ``noise`` is a variance.
     """
-    factor, lower = cho_factor(covariance + np.diag(noise), lower=True)
+    # In the order of LAPACK, which then works in place.
+    noisy = np.array(covariance, order="F")
+    noisy[np.diag_indices(len(noise))] += noise
+    factor, lower = cho_factor(noisy, lower=True, overwrite_a=True)
     weights = cho_solve((factor, lower), values)
     # Two thirds of the time of solving against the identity.
-    inverse, _ = dpotri(factor, lower=lower)
+    inverse, _ = dpotri(factor, lower=lower, overwrite_c=True)
     return weights, weights / np.diag(inverse)
 
 
