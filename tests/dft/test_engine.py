@@ -230,6 +230,13 @@ def test_a_program_that_does_not_end_in_time_is_killed_with_all_its_own(program,
     wait_for(lambda: not any(map(alive, pids)))
 
 
+def test_a_launcher_that_dies_leaves_nothing_running(program, tmp_path):
+    outcome = engine(program(f"sleep 60 & echo $! > {tmp_path}/pid; kill -9 $$")).run(calculation(0))
+    assert outcome.reason == KILLED
+    (pid,) = pids_in(tmp_path / "pid")
+    wait_for(lambda: not alive(pid))
+
+
 def test_stop_leaves_nothing_running(program, tmp_path):
     path = program(f"sleep 60 & echo $$ $! > {tmp_path}/$PPID-$$; wait")
     outcomes: list[Result | Failure] = []

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
-from threading import Thread
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -406,16 +406,37 @@ def test_a_retry_leaves_the_living_alone(tmp_path):
     assert store.get(one.key).attempts == []
 
 
+class Rival(Thread):
+    """Another labeller, which does something once this process has been refused a claim."""
+
+    def __init__(self, monkeypatch, work: Callable[[], object]):
+        refused = Event()
+        super().__init__(target=lambda: (refused.wait(60), work()))
+        claim = Store.claim
+
+        def watched(store: Store, key: str, owner: str) -> bool:
+            taken = claim(store, key, owner)
+            if not taken:
+                refused.set()
+            return taken
+
+        monkeypatch.setattr(Store, "claim", watched)
+
+    def __enter__(self) -> None:
+        self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.join()
+
+
 def test_a_retry_waits_for_a_labeller_that_is_on_the_ladder(tmp_path, monkeypatch):
     monkeypatch.setattr(label_module, "POLL", 0.01)
     place, one = tmp_path / "labels.db", calculation(0)
     store, owner = Store(place), new_owner()
     store.record(one, Failure(NOT_CONVERGED, "no", 1.0), ["si-0"])
     assert store.claim(one.key, owner)
-    rival = Thread(target=lambda: (time.sleep(0.2), store.record(one, result(one), ["si-0"], 1)))
-    rival.start()
-    done = retry(place, (engine := FakeEngine()))  # type: ignore[arg-type]
-    rival.join()
+    with Rival(monkeypatch, lambda: store.record(one, result(one), ["si-0"], 1)):
+        done = retry(place, (engine := FakeEngine()))  # type: ignore[arg-type]
     assert (done.done, done.here, engine.calls) == (1, 0, [])
 
 
@@ -466,10 +487,8 @@ def test_a_name_of_what_another_labeller_came_to_is_kept(tmp_path, monkeypatch):
     place, one = tmp_path / "labels.db", calculation(0)
     store, owner = Store(place), new_owner()
     assert store.claim(one.key, owner)
-    rival = Thread(target=lambda: (time.sleep(0.2), store.record(one, result(one), ["theirs"])))
-    rival.start()
-    label(Dataset.from_atoms([one.atoms], ["ours"]), place, TOY, FakeEngine())  # type: ignore[arg-type]
-    rival.join()
+    with Rival(monkeypatch, lambda: store.record(one, result(one), ["theirs"])):
+        label(Dataset.from_atoms([one.atoms], ["ours"]), place, TOY, FakeEngine())  # type: ignore[arg-type]
     assert store.get(one.key).ids == ["theirs", "ours"]
 
 

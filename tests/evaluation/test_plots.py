@@ -7,15 +7,19 @@ import pytest
 from matplotlib.figure import Figure
 from pictures import is_picture, overlapping, words
 
+from matgraft.data import Label
 from matgraft.errors import InputError
 from matgraft.evaluation import plots, style
 from matgraft.evaluation.plots import (
+    contest_chart,
     convergence,
     error_distribution,
+    interval_chart,
     learning_curves,
     parity,
     training_curve,
 )
+from matgraft.models.intervals import conformal_quantile
 
 
 @pytest.fixture
@@ -153,6 +157,34 @@ def test_learning_curves_refuse_what_has_no_logarithm(tmp_path):
         learning_curves(tmp_path / "l.png", {"a": {25: np.array([0.0])}}, "eV")
     with pytest.raises(ValueError, match="No finite error"):
         learning_curves(tmp_path / "l.png", {"a": {25: np.array([np.nan])}}, "eV")
+
+
+@pytest.mark.parametrize("n", [13, 20, 400])
+def test_coverage_in_the_chart_is_that_of_the_intervals(tmp_path, drawn, rng, n):
+    scores, difficulty = np.sort(rng.exponential(size=n)), rng.uniform(0.5, 2.0, 300)
+    errors = rng.exponential(size=300) * difficulty
+    width = difficulty * conformal_quantile(scores, 0.9)
+    assert is_picture(interval_chart(tmp_path / "i.png", errors, width, scores, "eV"))
+    promised, reached = drawn[0].axes[0].lines[1].get_data()
+    for level in (0.25, 0.5, 0.8):
+        held = (errors <= difficulty * conformal_quantile(scores, level)).mean()
+        assert reached[np.argmin(np.abs(promised - 100 * level))] == pytest.approx(100 * held)
+
+
+def test_interval_chart_of_no_error_at_all(tmp_path):
+    none = np.zeros(20)
+    assert is_picture(interval_chart(tmp_path / "i.png", none, none, none, "eV"))
+
+
+def test_contest_chart_has_room_for_the_others_beside_one_that_diverged(tmp_path, drawn):
+    candidates = [
+        {"words": f"way {k}", "source": None, "error_per_atom": error, "weight": k == 0, "folds": 5}
+        for k, error in enumerate([0.1, 0.2, 1e12])
+    ]
+    story = {"error_per_atom": 0.1, "candidates": candidates}
+    assert is_picture(contest_chart(tmp_path / "c.png", story, Label("energy")))
+    assert drawn[0].axes[0].get_xlim()[1] < 2000
+    assert not overlapping(drawn[0])
 
 
 def history(epochs: int) -> list[dict]:

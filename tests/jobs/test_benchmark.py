@@ -10,6 +10,7 @@ import pytest
 from matgraft.data import Dataset
 from matgraft.errors import InputError
 from matgraft.evaluation.protocol import learning_curve_subsets
+from matgraft.jobs import benchmark as benchmark_job
 from matgraft.jobs.benchmark import benchmark, plan, run, summarise, tabulate
 from matgraft.jobs.folder import write_json
 
@@ -58,18 +59,23 @@ def test_runs_and_resumes(salts, source, tmp_path):
     (out / "fits").mkdir()
     for result in report["results"][:5]:
         name = f"seed{result['seed']}-n{result['size']}-part{result['part']}-{result['method']}.json"
-        write_json(out / "fits" / name.replace("/", "-"), result)
+        write_json(out / "fits" / name.replace("/", "+"), result)
     (out / "benchmark.json").unlink()
     again = benchmark(salts, "energy", out, workers=1, source=source, **OPTIONS)
     assert json.dumps(again["summary"]) == json.dumps(report["summary"])
     pairs = zip(report["results"], again["results"], strict=True)
     assert [old["seconds"] == new["seconds"] for old, new in pairs] == [True] * 5 + [False] * 4
-    # Finished, it is not run again; another scheme runs alone.
+    # Finished, it is not run again, and says what it was run with; another scheme runs alone.
+    again["versions"]["torch"] = "0.0"
+    write_json(out / "benchmark.json", again)
+    still = benchmark(salts, "energy", out, workers=1, source=source, **OPTIONS)
+    assert json.dumps(still) == json.dumps(again)
     more = OPTIONS | {"schemes": ["direct", "tl3/labels", "tl2/labels"]}
     longer = benchmark(salts, "energy", out, workers=1, source=source, **more)
     kept = {(r["size"], r["part"], r["method"]): r["seconds"] for r in longer["results"]}
     assert all(kept[r["size"], r["part"], r["method"]] == r["seconds"] for r in again["results"])
     assert len(kept) == 12
+    assert longer["versions"]["torch"] != "0.0"
 
 
 @pytest.mark.slow
@@ -97,6 +103,20 @@ def test_changes_reach_the_recipes(salts, source, tmp_path):
     assert [recipe["l2"] for recipe in one.settings["recipes"].values()] == [0.5, 0.5]
     with pytest.raises(InputError, match="l3"):
         plan(salts, "energy", tmp_path / "out", source=source, changes={"l3": 0.5}, **OPTIONS)
+
+
+def test_methods_do_not_share_a_file(salts, source, tmp_path):
+    names = ["tl1/residual", "tl1-residual", "tl3/residual", "tl3-residual"]
+    one = plan(salts, "energy", tmp_path / "out", source=source, **OPTIONS | {"schemes": names})
+    assert len({*one.fits.values()}) == len(one.fits)
+
+
+def test_a_method_without_any_error_is_not_drawn():
+    summary = {"direct": {"20": {"mae": [0.0, 1.0]}}, "tl1": {"20": {"mae": [0.0, 0.0]}}}
+    curves = benchmark_job._curves(summary)
+    direct, tl1 = (values[20] for values in curves.values())
+    assert np.isnan(direct).tolist() == [True, False]
+    assert np.isnan(tl1).all()
 
 
 def test_costly_schemes_are_for_the_greatest_size(salts, tmp_path):

@@ -174,6 +174,13 @@ def test_grouped_split_keeps_formulas_apart(salts, source, tmp_path):
     assert not set(dataset.formulas[inside]) & set(dataset.formulas[~inside])
 
 
+def test_a_group_too_large_for_folds_leaves_nothing_behind(crystals, source, tmp_path):
+    most_of_one = crystals[np.r_[0:60:3, 1, 2, 4, 5]]
+    with pytest.raises(InputError, match="would be left out together"):
+        run_finetune(most_of_one, "energy", tmp_path / "out", source=source, val="2", group="formula")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -137,6 +137,14 @@ def test_what_teachers_do_not_know_or_agree_on_is_left_out(crystals, tmp_path):
     assert learnable.ids.tolist() == crystals.ids[expected].tolist()
 
 
+@pytest.mark.parametrize("value", [1.0, np.nan])
+def test_a_further_label_with_nothing_to_learn_is_refused(crystals, tmp_path, value):
+    dull = crystals.with_label("dull", np.full(60, value), Label("dull", "eV", "intensive"))
+    with pytest.raises(InputError, match=r"'dull': the structures to train on have no two values"):
+        pretrain(dull, "energy", tmp_path / "out", further=["dull"], arch=SMALL, recipe=RECIPE, val_size=5)
+    assert not (tmp_path / "out").exists()
+
+
 def test_teachers_that_do_not_fit(crystals, tmp_path, caplog):
     settings = {"arch": SMALL, "recipe": RECIPE, "val_size": 5}
     pretrain(crystals, "energy", tmp_path / "teacher", **settings)

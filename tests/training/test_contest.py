@@ -16,9 +16,10 @@ from matgraft.models.blend import Blend
 from matgraft.models.model import Model
 from matgraft.models.references import References
 from matgraft.training import contest as module
-from matgraft.training.contest import Contest, contest, entrants, outcome, told
+from matgraft.training.contest import Contest, Work, contest, entrants, outcome, told
 from matgraft.training.graft import LEAST_LABELS, Task
-from matgraft.training.portfolio import CHEAP, PORTFOLIO, Bench
+from matgraft.training.loop import Diverged
+from matgraft.training.portfolio import CHEAP, HOT, PORTFOLIO, Bench
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +41,9 @@ def test_folds_are_even_and_keep_groups_together(n, seed, grouped):
     groups = np.random.default_rng(seed).integers(0, 9, n) if grouped else None
     if grouped and n - np.bincount(groups).max() < LEAST_LABELS:
         with pytest.raises(InputError, match="left out together"):
-            module._folds(rows, seed, groups)
+            module.folds_of(rows, seed, groups)
         return
-    folds = module._folds(rows, seed, groups)
+    folds = module.folds_of(rows, seed, groups)
     assert len(folds) == n
     if groups is None:
         assert np.ptp(np.bincount(folds, minlength=module.FOLDS)) <= 1
@@ -247,6 +248,12 @@ def test_a_fit_that_diverged_takes_no_part(bench):
             lost = work.candidate.kind == "network"
             yield work, np.full(len(work.held), np.nan) if lost else truth[work.held] + 0.1
 
+    wild = HOT.changed(epochs=1, rate=1e30)
+    candidate = replace(next(one for one in PORTFOLIO if one.name == "direct"), recipe=wild)
+    work = Work(candidate, 0, np.arange(40), np.arange(40, 48))
+    assert np.isnan(module.predicted(bench, work, 0)).all()
+    with pytest.raises(Diverged, match=r"training diverged in epoch 1: .* no number"):
+        bench.fit(candidate, np.arange(40), 0)
     held = contest(replace(bench, portfolio=PORTFOLIO), np.arange(48), 0, run=run)
     assert all(one.kind != "network" for one in held.weights)
     assert held.blended_error == pytest.approx(0.1)

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -237,10 +238,10 @@ def bound(command: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _end(process: subprocess.Popen) -> None:
-    if process.poll() is None:
-        # The group: a program of several processes ends as one.
+    # The group: a program of several processes ends as one, even if the first of them is gone.
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    process.wait()
     _RUNNING.discard(process)
 
 

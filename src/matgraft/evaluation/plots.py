@@ -43,6 +43,7 @@ from matgraft.evaluation.style import (
     with_unit,
 )
 from matgraft.evaluation.tables import number, per_atom_scale
+from matgraft.models.intervals import conformal_quantile
 
 _CROWD = 1500
 HALO = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
@@ -263,6 +264,8 @@ def contest_chart(path: str | Path, story: Mapping, label: Label) -> Path:
     everywhere = max(one["folds"] for one in candidates)
     errors = [factor * one["error_per_atom"] for one in candidates]
     outcome = factor * story["error_per_atom"]
+    # One that has diverged would leave no room for the others.
+    most = min(errors[-1], 10 * outcome or np.inf)
     place = np.arange(len(candidates))[::-1]
     with figure(path, 9.0, 1.4 + 0.24 * len(candidates)) as fig:
         ax = fig.subplots()
@@ -271,11 +274,11 @@ def contest_chart(path: str | Path, story: Mapping, label: Label) -> Path:
         for y, one, error in zip(place, candidates, errors, strict=True):
             note = f" ({one['weight']:.0%})" if one["weight"] else ""
             note += ", dropped early" if one["folds"] < everywhere else ""
-            ax.text(error, y, f" {number(error)}{note}", va="center", fontsize=SMALL, color=INK)
+            ax.text(min(error, most), y, f" {number(error)}{note}", va="center", fontsize=SMALL, color=INK)
         ax.axvline(outcome, color=INK, linewidth=0.8, linestyle=(0, (4, 2)))
         names = [one["words"] + (f" ({one['source']})" if one["source"] else "") for one in candidates]
         ax.set_yticks(place, names, fontsize=SMALL)
-        ax.set_xlim(0, 1.3 * max(errors))
+        ax.set_xlim(0, 1.3 * most)
         ax.set_xlabel(with_unit("error", shown, brackets=True))
         ax.grid(visible=False, axis="y")
         title = f"Errors in cross-validation; of the outcome (blue, with shares): {number(outcome)} {shown}"
@@ -294,12 +297,13 @@ def interval_chart(
     errors, half_width : ndarray, shape (m,)
         Of structures held out, in label units; of 90 % intervals.
     scores : ndarray, shape (n,)
-        Errors over difficulty of the labels that the intervals rest on.
+        Errors over difficulty of the labels that the intervals rest on, ascending.
     unit : str
     """
     nominal = np.linspace(0.05, 0.95, 19)
-    quantiles = np.quantile(scores, nominal)
-    relative = errors / half_width * np.quantile(scores, 0.9)
+    usual, *quantiles = (conformal_quantile(scores, one) for one in (0.9, *nominal))
+    half_width = np.maximum(half_width, 1e-12)
+    relative = errors / half_width * usual
     reached = (relative[:, None] <= quantiles).mean(axis=0)
     held = errors <= half_width
     with figure(path, 8.5, 3.8) as fig:

@@ -87,7 +87,7 @@ class Plan:
     def fits(self) -> dict[tuple[str, str], Path]:
         """Where the result of each subset and method is kept until all are there."""
         return {
-            (subset.name, method): self.out / "fits" / f"{subset.name}-{method.replace('/', '-')}.json"
+            (subset.name, method): self.out / "fits" / f"{subset.name}-{method.replace('/', '+')}.json"
             for subset, method in self.work
         }
 
@@ -203,8 +203,8 @@ def plan(
         for subset in subsets
     }
     bench = Bench(task, tuple(starts(sources, preset)), ARCHITECTURES[arch], portfolio)
-    # Before it is sent to other processes: each would work it out again.
-    _ = bench.zero_shot
+    by_name = [one for one in bench.candidates() if AUTO in schemes or one.name in schemes]
+    bench.prepare(by_name)
     grouping = None if group is None else groups(dataset, group)  # type: ignore[arg-type]
     job = _Job(bench, grouping, for_direct, for_graft)
     return Plan(Path(out), settings, tuple(schemes), tuple(costly), subsets, validation, job)
@@ -306,9 +306,11 @@ def _report(one: Plan, known: dict[tuple[str, str], dict]) -> dict:
     results = [known[key] for key in one.fits]
     results += [result for key, result in known.items() if key not in one.fits]
     summary = summarise(results)
+    before = json.loads((one.out / REPORT).read_text()) if (one.out / REPORT).is_file() else {"results": []}
+    nothing_new = {*one.fits} <= {(_name(result), result["method"]) for result in before["results"]}
     report = {
         "settings": one.settings,
-        "versions": versions(),
+        "versions": before["versions"] if nothing_new else versions(),
         "validation": one.validation,
         "summary": summary,
         "results": results,
@@ -317,7 +319,9 @@ def _report(one: Plan, known: dict[tuple[str, str], dict]) -> dict:
     write_json(one.out / REPORT, report)
     caption = f"{one.settings['data']}, {one.settings['seeds']} seeds"
     write_text(one.out / "benchmark.md", tabulate(summary, label.unit, caption).markdown() + "\n")
-    learning_curves(one.out / "benchmark.png", _curves(summary), per_atom_scale(label)[1])
+    curves = _curves(summary)
+    if any(np.isfinite(values).any() for sizes in curves.values() for values in sizes.values()):
+        learning_curves(one.out / "benchmark.png", curves, per_atom_scale(label)[1])
     shutil.rmtree(one.out / "fits")
     return report
 
@@ -417,11 +421,9 @@ def summarise(results: list[dict]) -> dict[str, dict[str, dict[str, list[float]]
 
 def _curves(summary: dict) -> dict[str, dict[int, np.ndarray]]:
     def values(measures: dict) -> np.ndarray:
-        return (
-            1e3 * np.asarray(measures["mae_ev_per_atom"])
-            if "mae_ev" in measures
-            else np.asarray(measures["mae"])
-        )
+        errors = 1e3 * np.asarray(measures["mae_ev_per_atom"]) if "mae_ev" in measures else measures["mae"]
+        # None at all has no place on a logarithmic axis.
+        return np.where(np.asarray(errors) > 0, errors, np.nan)
 
     return {
         title(method): {int(size): values(measures) for size, measures in sizes.items()}

@@ -50,6 +50,7 @@ def run_contest(
         Processes of one thread each; default one per core.
     """
     most = FOLDS * len(entrants(bench, len(rows)))
+    bench.prepare(entrants(bench, len(rows)))
     with _at_work(bench, seed, folder, workers, most, "contest") as (run, executor):
         held = contest(bench, rows, seed, run=run, groups=groups)
         winners = {executor.submit(_refit, one, rows, seed): one for one in held.weights}
@@ -66,6 +67,7 @@ def cross_validate(
     groups: np.ndarray | None = None,
 ) -> Contest:
     """One candidate alone on the folds of a contest, kept and resumed like :func:`run_contest`."""
+    bench.prepare([candidate])
     with _at_work(bench, seed, folder, workers, FOLDS, "intervals") as (run, _):
         return single(bench, candidate, rows, seed, run=run, groups=groups)
 
@@ -77,8 +79,6 @@ def _at_work(
     """What does the fits of folds in several processes, and these processes."""
     folder.mkdir(parents=True, exist_ok=True)
     workers = workers or os.cpu_count() or 1
-    # Before the bench is sent to other processes: each would work them out again.
-    _ = bench.zero_shot, bench.features
     with Progress(most, doing, unit="fits at most") as progress, pool(workers, _start, bench) as executor:
 
         def run(works: Sequence[Work]) -> Iterator[tuple[Work, np.ndarray]]:

@@ -33,7 +33,7 @@ from matgraft.models.predictor import Predictor, bounds
 from matgraft.models.references import References
 from matgraft.models.schnet import ARCHITECTURES
 from matgraft.progress import Progress
-from matgraft.training.contest import LEAST, Contest, calibration, require_enough
+from matgraft.training.contest import LEAST, Contest, calibration, folds_of, require_enough
 from matgraft.training.forest import composition_forest
 from matgraft.training.graft import (
     REFERENCE_MODES,
@@ -43,7 +43,7 @@ from matgraft.training.graft import (
     finetune,
     fit_references,
 )
-from matgraft.training.portfolio import PORTFOLIO, Bench, Candidate
+from matgraft.training.portfolio import PORTFOLIO, Bench, Candidate, require_room
 from matgraft.training.recipe import PRESETS, Recipe
 from matgraft.training.schemes import SCHEMES
 
@@ -327,6 +327,11 @@ def run_finetune(
     check_request(len(train_rows), scheme, mode, parent is not None)
     if recipe == AUTO:
         require_enough(len(train_rows))
+    require_room(chosen, len(train_rows))
+    grouping = None if group is None else groups(dataset, group)  # type: ignore[arg-type]
+    if recipe == AUTO or (intervals and len(train_rows) >= LEAST):
+        # Raises an error where groups are too large, and not in the middle of the work.
+        folds_of(train_rows, seed, None if grouping is None else grouping[train_rows])
     cutoff = parent.cutoff if parent else ARCHITECTURES[arch].cutoff
     if parent is not None and ARCHITECTURES[arch].cutoff != cutoff:
         raise InputError(f"{source}: its cutoff of {cutoff} A is not that of {arch}.")
@@ -377,7 +382,6 @@ def run_finetune(
         if recipe not in SCHEMES:
             chosen = bench.adapted(chosen)
         zero_shot = bench.zero_shot[0] if sources else None
-        grouping = None if group is None else groups(dataset, group)  # type: ignore[arg-type]
         model: Predictor
         held: Contest | None = None
         if recipe == AUTO:

@@ -36,7 +36,7 @@ class Labelled:
     Attributes
     ----------
     done, failed : int
-        Distinct structures that have a label now, and those that have a recorded reason instead.
+        Structures and settings that have a label now, and structures that have a recorded reason instead.
     here : int
         Labels that this run has calculated.
     too_large : list of str

@@ -169,6 +169,9 @@ def predict(
         )
 
 
+_REMARKS = ("unseen", "unreferenced", "too_close")
+
+
 @dataclass(frozen=True)
 class Results:
     """Predictions of some structures as flat arrays, one entry per structure.
@@ -201,6 +204,9 @@ class Results:
     @classmethod
     def joined(cls, parts: Iterable[Results]) -> Results:
         columns = [vars(part) for part in parts]
+        for column in columns:
+            # An array of text would be as wide everywhere as its longest entry.
+            column.update({name: column[name].astype(object) for name in _REMARKS})
         return cls(**{name: np.concatenate([column[name] for column in columns]) for name in columns[0]})
 
     def without_repeated(self) -> tuple[Results, list[str]]:
@@ -405,4 +411,6 @@ def _write(out: Path, results: Results, unit: str, sort: str, descending: bool, 
         rank = np.empty_like(order)
         rank[order] = np.arange(1, len(order) + 1)
         columns = {"rank": rank, **columns}
-    write_csv(out, list(columns), ([column[i].item() for column in columns.values()] for i in order[:top]))
+    write_csv(
+        out, list(columns), zip(*(column[order[:top]].tolist() for column in columns.values()), strict=True)
+    )

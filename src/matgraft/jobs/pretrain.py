@@ -100,6 +100,13 @@ def pretrain(
     held = validation_count(len(dataset), val_size)
     order = np.random.default_rng(seed).permutation(len(dataset))
     labelled_rows, validation_rows = order[:-held], order[-held:]
+    for label in (target, *further):
+        known = dataset.values(label)[labelled_rows]
+        if len(np.unique(known[~np.isnan(known)])) < 2:
+            raise InputError(
+                f"label {label!r}: the structures to train on have no two values of it, so there is nothing "
+                "to learn. Leave it out of --further, or add structures."
+            )
     if unlabelled is not None:
         if not masters:
             raise InputError("unlabelled structures need teachers: name models with --teachers.")

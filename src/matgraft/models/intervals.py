@@ -43,7 +43,7 @@ class Intervals:
     counts : ndarray, shape (119,)
         Labelled structures that contain each element.
     centre, width : ndarray, shape (4,)
-        Mean and standard deviation of the signals; see :meth:`signals`.
+        Mean and standard deviation of the signals; see :func:`signals_of`.
     slopes : ndarray, shape (4,)
         How the logarithm of the difficulty follows the signals before any error is known.
     process : GaussianProcess

@@ -14,6 +14,7 @@ from matgraft.models.model import Model
 from matgraft.models.predictor import Predictor
 from matgraft.training.graft import LEAST_LABELS, Task
 from matgraft.training.intervals import calibrated
+from matgraft.training.loop import Diverged
 from matgraft.training.portfolio import Bench, Candidate
 
 FOLDS = 5
@@ -107,7 +108,7 @@ def contest(
         Too few labels.
     """
     require_enough(len(rows))
-    folds = _folds(rows, seed, None if groups is None else groups[rows])
+    folds = folds_of(rows, seed, None if groups is None else groups[rows])
     truth = bench.task.per_atom[rows]
     found: dict[Candidate, np.ndarray] = {}
     runner = run or _one_by_one(bench, seed)
@@ -148,7 +149,7 @@ def single(
     bench, rows, seed, run, groups
         See :func:`contest`.
     """
-    folds = _folds(rows, seed, None if groups is None else groups[rows])
+    folds = folds_of(rows, seed, None if groups is None else groups[rows])
     found: dict[Candidate, np.ndarray] = {}
     _cross_validate(found, [candidate], rows, folds, range(FOLDS), run or _one_by_one(bench, seed))
     return Contest(rows, folds, found, bench.task.per_atom[rows], {candidate: 1.0}, found[candidate])
@@ -195,12 +196,15 @@ def require_enough(n: int) -> None:
 
 
 def predicted(bench: Bench, work: Work, seed: int) -> np.ndarray:
-    """Fit a candidate without a fold and predict the fold, per atom."""
-    model = bench.fit(work.candidate, work.rest, seed)
+    """Fit a candidate without a fold and predict the fold, per atom; NaN where training diverges."""
+    try:
+        model = bench.fit(work.candidate, work.rest, seed)
+    except Diverged:
+        return np.full(len(work.held), np.nan)
     return bench.predicted(work.candidate, model, work.held)
 
 
-def _folds(rows: np.ndarray, seed: int, groups: np.ndarray | None) -> np.ndarray:
+def folds_of(rows: np.ndarray, seed: int, groups: np.ndarray | None) -> np.ndarray:
     """Fold of each row; sizes as equal as groups allow, and fewer folds where there are fewer groups."""
     rng = np.random.default_rng([seed, 3])
     if groups is None:

@@ -113,6 +113,11 @@ def fit(
     while not state.finished:
         started = time.monotonic()
         loss = run.epoch(state)
+        if not math.isfinite(loss):
+            raise Diverged(
+                f"training diverged in epoch {state.epoch + 1}: its loss is no number. Look for labels "
+                "that are far off, choose another seed, or a recipe with a lower rate."
+            )
         row = {"epoch": state.epoch + 1, "rate": state.rate, "train_loss": loss}
         if validation is not None:
             error = run.validate(validation)
@@ -140,6 +145,10 @@ def fit(
     run.finish(validation is not None)
     network.spacing = spacing
     return state.history
+
+
+class Diverged(InputError):
+    """A loss that is no number: the weights are lost."""
 
 
 class _Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -107,6 +108,15 @@ PORTFOLIO = (
 CHEAP = tuple(one for one in PORTFOLIO if one.kind != "network")
 
 
+def require_room(candidate: Candidate, n: int) -> None:
+    """Raise InputError if a candidate cannot take so many labels."""
+    if candidate.kind == "process" and n >= MOST:
+        raise InputError(
+            f"{n} labels are too many for a Gaussian process, which takes fewer than {MOST:,}. "
+            "Name another --recipe."
+        )
+
+
 @dataclass(frozen=True)
 class Bench:
     """A task, and what the sources say of its structures.
@@ -135,6 +145,12 @@ class Bench:
         """Each source's features, shape (n, d)."""
         return tuple(source.features(self.task.graphs) for source in self.sources)
 
+    def prepare(self, candidates: Sequence[Candidate]) -> None:
+        """Work out what these need, before other processes get the bench: each would do so again."""
+        _ = self.zero_shot
+        if any(candidate.kind == "process" for candidate in candidates):
+            _ = self.features
+
     def candidates(self) -> list[Candidate]:
         """The portfolio for each source; what needs none, once."""
         found = []
@@ -160,11 +176,7 @@ class Bench:
 
     def fit(self, candidate: Candidate, rows: np.ndarray, seed: int) -> Model:
         """Train a candidate on the labels of ``rows``."""
-        if candidate.kind == "process" and len(rows) >= MOST:
-            raise InputError(
-                f"{len(rows)} labels are too many for a Gaussian process, which takes fewer than {MOST:,}. "
-                "Name another --recipe."
-            )
+        require_room(candidate, len(rows))
         task = self.task
         source = None if candidate.source is None else self.sources[candidate.source]
         zero_shot = None if candidate.source is None else self.zero_shot[candidate.source]
