@@ -14,7 +14,7 @@ import numpy as np
 
 from matgraft import Dataset, load_model
 from matgraft.data.splits import random_split
-from matgraft.jobs.finetune import baselines
+from matgraft.jobs.finetune import source_baselines
 from matgraft.training.graft import Task, finetune
 from matgraft.training.recipe import FINETUNE
 
@@ -40,7 +40,8 @@ def main() -> None:
         train, _ = random_split(len(task.per_atom), 117, seed)
         order = np.random.default_rng([seed, 9]).permutation(train)
         inner, held = np.sort(order[80:]), np.sort(order[:80])
-        note("source + references", baselines(task, inner, source, zero_shot)["source_plus_references"], held)
+        untrained = source_baselines(task, inner, source, zero_shot)
+        note("source + references", untrained["source_plus_references"], held)
         for name, changes in CANDIDATES.items():
             recipe = FINETUNE.changed(**changes)
             model = finetune(source, task, rows=inner, recipe=recipe, seed=seed, zero_shot=zero_shot)

@@ -81,7 +81,7 @@ def test_labels_once(matgraft, folder):
     assert result.code == 0, result.err
     assert "3 labels (3 of them new), 0 failures: labels.db" in result.out
     assert runs(folder) == 3
-    again = matgraft("label", "run", "si.extxyz", "--protocol", "quick.json", "--json")
+    again = matgraft("label", "--json", "--protocol", "quick.json", "si.extxyz")
     assert json.loads(again.out) == {
         "done": 3, "failed": 0, "labelled_now": 0, "reasons": {}, "too_large": [],
     }  # fmt: skip
@@ -254,6 +254,9 @@ def test_labels_of_several_protocols_are_exported_one_by_one(matgraft, folder):
     result = matgraft("label", "export", "labels.db", "x.extxyz", "--protocol", "precise")
     assert result.code == 2
     assert "no label by protocol precise in it" in result.err
+    result = matgraft("label", "export", "labels.db", "x.extxyz", "--order", "none")
+    assert result.code == 2
+    assert "change a protocol: name the one with --protocol" in result.err
 
 
 def test_labels_with_and_without_forces_belong_together(matgraft, folder):
@@ -298,8 +301,8 @@ def test_settings_under_one_name_are_told_apart(matgraft, folder):
         assert result.code == 0, result.err
         card = json.loads(Path(f"{i}.json").read_text())
         assert (card["n"], card["protocol"]) == (1, PROTOCOLS["fast"].changed(**expected).model_dump())
-    result = matgraft("label", "export", "labels.db", "x.extxyz", "--order", "none")
-    assert (result.code, "no label by protocol PBE, 96 Ry" in result.err) == (2, True)
+    result = matgraft("label", "export", "labels.db", "x.extxyz", "--protocol", "fast", "--order", "none")
+    assert (result.code, "no label by protocol PBE, 70 Ry" in result.err) == (2, True)
 
 
 def test_labels_by_different_pseudopotentials_are_not_mixed(matgraft, folder):

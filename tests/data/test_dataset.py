@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 
 import ase.io
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.db import connect
 
 from matgraft.data import Dataset, Label
+from matgraft.data.readers import _with_target
 from matgraft.data.splits import keep_where
 from matgraft.data.writers import write
 from matgraft.errors import InputError
@@ -38,6 +41,10 @@ def test_saving_into_the_folder_that_was_loaded_keeps_the_data(oxides, tmp_path)
         ("mag_per_atom", "atom", ""), ("surface_energy", "intensive", ""), ("energy_gap", "intensive", "eV"),
         ("formation_energy_per_cell", "cell", "eV"), ("energy_ha", "cell", "Ha"),
         ("total energy (Ry)", "cell", "Ry"), ("energy_mev_per_atom", "atom", "meV/atom"),
+        ("energy (eV/atom)", "atom", "eV/atom"), ("Energy per atom", "atom", "eV/atom"),
+        ("E (eV/atom)", "atom", "eV/atom"), ("energy_atom", "atom", "eV/atom"), ("n_atoms", "intensive", ""),
+        ("energy (J)", "cell", "J"), ("vacancy_formation_energy", "intensive", ""),
+        ("formation_energy_per_fu", "intensive", ""), ("atomization_energy", "atom", "eV/atom"),
         ("e_form", "atom", "eV/atom"), ("e_11", "intensive", ""), ("poisson", "intensive", ""),
     ],
 )  # fmt: skip
@@ -70,7 +77,36 @@ def test_id_columns_beside_an_id_of_our_own_come_back(oxides, tmp_path):
 def test_numbered_poscars_are_told_apart(tmp_path):
     for name in ("POSCAR.1", "POSCAR.2", "fe.vasp"):
         ase.io.write(tmp_path / name, bulk("Fe"), format="vasp")
-    assert sorted(Dataset.read(tmp_path).ids) == ["POSCAR.1", "POSCAR.2", "fe"]
+    ase.io.write(tmp_path / "POSCAR_mp-1.cif", bulk("Fe"), format="cif")
+    (tmp_path / "v.vasp.gz").write_bytes(gzip.compress((tmp_path / "fe.vasp").read_bytes()))
+    write(Dataset.from_atoms([bulk("V")], ["x"]), tmp_path / "x.xyz")
+    renamed = (tmp_path / "x.xyz").read_bytes().replace(b"id=x", b"id=y")
+    (tmp_path / "X.xyz.GZ").write_bytes(gzip.compress(renamed))
+    found = sorted(Dataset.read(tmp_path).ids)
+    assert found == ["POSCAR.1", "POSCAR.2", "POSCAR_mp-1", "fe", "v", "x", "y"]
+    (tmp_path / "gone.cif").symlink_to(tmp_path / "nothing")
+    with pytest.raises(InputError, match=r"gone\.cif: cannot be read"):
+        Dataset.read(tmp_path)
+
+
+def test_names_that_rows_share_do_not_name_them(tmp_path):
+    database = connect(tmp_path / "a.db")
+    for name, a in (("TiO", 4.1), ("TiO", 4.2), ("FeO", 4.3)):
+        database.write(bulk(name, "rocksalt", a=a), name=name)
+    read = Dataset.read(tmp_path / "a.db")
+    assert read.ids.tolist() == ["a-1", "a-2", "a-3"]
+    assert read.columns["name"].tolist() == ["TiO", "TiO", "FeO"]
+
+
+def test_numbers_that_are_text_can_be_the_target(oxides):
+    text = dataclasses.replace(oxides, columns={"y": np.arange(8.0).astype(str)})
+    assert _with_target(text, "y", None, None).values("y").tolist() == list(range(8))
+
+
+def test_conditions_on_names_with_spaces_and_on_whole_numbers(oxides):
+    named = dataclasses.replace(oxides, columns={"bulk modulus (GPa)": np.arange(8.0), "rank": np.arange(8)})
+    assert keep_where(named, ["bulk modulus (GPa) < 3"]).sum() == 3
+    assert keep_where(named, ["rank>=2.5", "bulk modulus (GPa)<=6"]).sum() == 4
 
 
 def test_conditions_on_flags(oxides):

@@ -569,7 +569,7 @@ def test_wrong_extension(salts, arrays, tmp_path, right, wrong):
     refused(tmp_path / wrong, f"{wrong}: does not hold what its name says", f"rename it to {right}")
 
 
-@pytest.mark.parametrize("name", ["a.foo", "a", "a.vasp.gz"])
+@pytest.mark.parametrize("name", ["a.foo", "a", "a.db.gz"])
 def test_unknown_extension(tmp_path, name):
     (tmp_path / name).write_bytes(gzip.compress(b"hello") if name.endswith("gz") else b"hello")
     refused(tmp_path / name, f"{name}: unknown file extension", ".extxyz", ".cif")

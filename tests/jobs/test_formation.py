@@ -212,11 +212,15 @@ def test_energies_from_the_elements_are_not_mixed_with_total_energies(doped, sto
     assert not (tmp_path / "g.csv").exists()
 
 
-def test_levels_of_theory_that_differ_are_warned_about(doped, tmp_path, caplog):
+def test_levels_of_theory_that_differ_are_warned_about(doped, store, tmp_path, caplog):
     models = {name: model_of(replace(TOTAL, level_of_theory=name)) for name in ("PBE", "SCAN")}
     with caplog.at_level(logging.WARNING):
         formation_energies(doped, tmp_path / "f.csv", models=models)
     assert "different levels of theory (PBE; SCAN)" in caplog.text
+    caplog.clear()
+    models = {"graft": model_of(replace(TOTAL, level_of_theory="PBE+U (Materials Project)"))}
+    formation_energies(doped, tmp_path / "f.csv", models=models, store="labels.db")
+    assert "different levels of theory (PBE+U (Materials Project); the DFT of the store)" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -256,12 +260,14 @@ def test_files_without_pairs_are_refused(crystals, doped, tmp_path):
         formation_energies(dataset[[0, 3]], tmp_path / "f.csv", models=models)
     with pytest.raises(InputError, match="in the way"):
         formation_energies(dataset, tmp_path, models=models)
+    with pytest.raises(InputError, match=r"a picture beside it. Name it with \.csv"):
+        formation_energies(dataset, tmp_path / "f.png", models=models)
 
 
 def test_chemical_potentials_from_words_and_files(tmp_path):
     (tmp_path / "mu.json").write_text('{"O": -4.0, "Ti": -7}')
-    words = [str(tmp_path / "mu.json"), "O=-4.95"]
-    assert read_potentials(words) == {"O": -4.95, "Ti": -7.0}
+    words = [str(tmp_path / "mu.json"), "O=-4.95,Fe=-8"]
+    assert read_potentials(words) == {"O": -4.95, "Ti": -7.0, "Fe": -8.0}
     (tmp_path / "bad.json").write_text("[1]")
     for word in ("O=much", "O", str(tmp_path / "bad.json")):
         with pytest.raises(InputError, match=r"neither a word such as O=-4\.95"):

@@ -75,6 +75,24 @@ def test_a_script_that_starts_itself_in_its_processes_is_told_so(tmp_path):
     assert 'without if __name__ == "__main__"' in done.stderr.splitlines()[-1], done.stderr
 
 
+def test_an_interrupted_terminal_ends_all_at_once_and_quietly(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(WAITING)
+    with subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as started:
+        assert started.stdout.readline() == "at work\n"
+        begun = time.monotonic()
+        os.killpg(started.pid, signal.SIGINT)
+        _, said = started.communicate(timeout=30)
+    assert time.monotonic() - begun < 20
+    assert said.count("Traceback") == 1, said
+
+
 def test_nothing_is_left_of_a_process_that_was_told_to_end(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(WAITING)

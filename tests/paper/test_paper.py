@@ -217,6 +217,16 @@ def test_figures_that_need_no_experiment(tmp_path):
     assert "Table" not in text
 
 
+def test_a_folder_with_other_things_is_left_alone(tmp_path):
+    (tmp_path / "report.md").write_text("notes")
+    with pytest.raises(InputError, match="was not written by this command"):
+        run(tmp_path, figures=[5])
+    assert [path.name for path in tmp_path.iterdir()] == ["report.md"]
+    run(tmp_path / "study", figures=[5])
+    report(tmp_path / "study")
+    run(tmp_path / "study", figures=[7])
+
+
 def test_damaged_results_are_named(tmp_path):
     (tmp_path / "ours" / "oxides").mkdir(parents=True)
     path = tmp_path / "ours" / "oxides" / "benchmark.json"

@@ -16,10 +16,10 @@ from matgraft.errors import InputError
 class _RunUnlessNamed(TyperGroup):
     """``matgraft label FILE`` is ``matgraft label run FILE``."""
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args and args[0] not in self.commands:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in {*self.commands, *ctx.help_option_names}:
             args = ["run", *args]
-        return super().resolve_command(ctx, args)
+        return super().parse_args(ctx, args)
 
 
 label_app = typer.Typer(
@@ -78,7 +78,7 @@ def run(
     from matgraft.dft.engine import find
     from matgraft.jobs.label import label, read
 
-    settings, dataset = _protocol(protocol, order, hubbard or [], forces), read(structures)
+    settings, dataset = settings_of(protocol, order, hubbard or [], forces), read(structures)
     engine = find(command)
     if settings.hubbard_u:
         engine.require_hubbard()
@@ -175,7 +175,9 @@ def export(
     from matgraft.jobs.labels import export as write
 
     exact = order is not None or hubbard or (protocol or "").endswith(".json")
-    settings = _protocol(protocol or "moderate", order, hubbard or [], False) if exact else protocol
+    if exact and protocol is None:
+        raise InputError("--order and --hubbard change a protocol: name the one with --protocol.")
+    settings = settings_of(protocol, order, hubbard or [], False) if exact else protocol  # type: ignore[arg-type]
     dataset, card = write(store, out, settings)
     if as_json:
         print_json(card)
@@ -240,7 +242,8 @@ def check(command: Command = None, as_json: Json = False) -> None:
         )
 
 
-def _protocol(name: str, order: str | None, hubbard: list[str], forces: bool):
+def settings_of(name: str, order: str | None, hubbard: list[str], forces: bool = False) -> Any:
+    """The protocol of a name, with what options change of it."""
     from matgraft.dft.protocols import protocol
 
     changes: dict[str, object] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 from enum import Enum
 from pathlib import Path
@@ -19,7 +20,7 @@ import typer
 
 from matgraft.cli.common import Json, console, names_in, print_json
 from matgraft.cli.fields import fields
-from matgraft.cli.label import Pseudopotentials, dft_app, label_app
+from matgraft.cli.label import Hubbard, Order, Pseudopotentials, dft_app, label_app, settings_of
 from matgraft.data import Dataset
 from matgraft.errors import InputError, LostWorker
 
@@ -243,7 +244,8 @@ def finetune(
     for name in (*pictures, "predictions.csv", "metrics.json"):
         if (out / name).is_file():
             console.print(f"  {out / name}", soft_wrap=True)
-    console.print(f"predict with: matgraft predict {out} FILES --out predictions.csv", soft_wrap=True)
+    folder = shlex.quote(str(out))
+    console.print(f"predict with: matgraft predict {folder} FILES --out predictions.csv", soft_wrap=True)
 
 
 @app.command()
@@ -342,6 +344,8 @@ def formation_energy(
     ] = None,
     store: Annotated[str | None, typer.Option(help="Store of DFT labels to compare with.")] = None,
     protocol: Annotated[str, typer.Option(help="Settings that the DFT labels were made with.")] = "moderate",
+    order: Order = None,
+    hubbard: Hubbard = None,
     pseudopotentials: Pseudopotentials = None,
     chemical_potential: Annotated[
         list[str] | None,
@@ -361,7 +365,7 @@ def formation_energy(
         out,
         models=model or [],
         store=store,
-        protocol=protocol,
+        protocol=settings_of(protocol, order, hubbard or []),
         pseudopotentials=pseudopotentials,
         chemical_potentials=read_potentials(chemical_potential or []),
     )
@@ -451,7 +455,7 @@ def pretrain(
             exclude_formulas_of=exclude_formulas_of,
             exclude_elements=names_in(exclude_elements),
             keep=keep or [],
-            val_size=int(val_size) if val_size >= 1 else val_size,
+            val_size=int(val_size) if val_size >= 1 and val_size.is_integer() else val_size,
             source=source,
             teachers=names_in(teachers),
             unlabelled=unlabelled,
@@ -470,10 +474,10 @@ def pretrain(
     for part, scores in model.card["metrics"].items():
         if part == "further":
             continue
-        error = scores.get("mae_ev_per_atom", scores.get("mae"))
-        console.print(
-            f"{part.replace('_', ' ')}: MAE {error:.4f} {model.label.unit} on {scores['n']} structures"
-        )
+        error, unit = scores.get("mae"), model.label.unit
+        if "mae_ev_per_atom" in scores:
+            error, unit = scores["mae_ev_per_atom"], "eV/atom"
+        console.print(f"{part.replace('_', ' ')}: MAE {error:.4f} {unit} on {scores['n']} structures")
     console.print(f"model: {out}", soft_wrap=True)
 
 

@@ -27,15 +27,16 @@ LabelKind = Literal["cell", "atom", "intensive"]
 _ENERGY = {"energy", "enthalpy"}
 _UNITS = {
     "mev": "meV", "ha": "Ha", "hartree": "Ha", "ry": "Ry", "rydberg": "Ry", "kj": "kJ/mol",
-    "kcal": "kcal/mol",
+    "kcal": "kcal/mol", "j": "J",
 }  # fmt: skip
+_PER_ATOM = re.compile(r"(?:per[\s_-]*|/\s*|energy_|ev_)atoms?(?![a-z])")
 _TOTAL = {"e", "f", "etot", "toten", *_ENERGY}
 _HOW = {"tot", "total", "dft", "ref", "pbe", "per", "cell", "ev", "mol", *_UNITS}
 _PUBLISHED_PER_ATOM = {"formation", "hull", "cohesive", "atomization"}
 _SHORT_PER_ATOM = {"e_form", "e_hull", "e_above_hull", "ehull"}
 _NOT_OF_THE_CELL = {
     "fermi", "surface", "interface", "adsorption", "binding", "exfoliation", "migration", "activation",
-    "ionization", "vacancy", "defect", "band", "density", "unit",
+    "ionization", "vacancy", "interstitial", "defect", "band", "density", "unit", "fu", "formula",
 }  # fmt: skip
 
 _ARRAYS = ("ids", "natoms", "numbers", "positions", "cells", "pbc")
@@ -74,14 +75,16 @@ class Label:
         lower = name.lower()
         words = set(re.split(r"[^a-z0-9]+", lower))
         energy = bool(words & _ENERGY) or lower.startswith("e_")
-        unit = next((unit for word, unit in _UNITS.items() if word in words), "eV")
-        if "per_atom" in lower or lower.endswith("/atom"):
-            return cls(name, unit=f"{unit}/atom" if energy else "", kind="atom")
+        stated = next((unit for word, unit in {**_UNITS, "ev": "eV"}.items() if word in words), None)
+        unit = stated or "eV"
+        if _PER_ATOM.search(lower):
+            return cls(name, unit=f"{unit}/atom" if energy or stated else "", kind="atom")
         if energy and "per_cell" in lower:
             return cls(name, unit)
         if "gap" in lower:
             return cls(name, unit, kind="intensive")
-        if (words & _ENERGY and words & _PUBLISHED_PER_ATOM) or lower in _SHORT_PER_ATOM:
+        published = words & _ENERGY and words & _PUBLISHED_PER_ATOM and not words & _NOT_OF_THE_CELL
+        if published or lower in _SHORT_PER_ATOM:
             return cls(name, unit=f"{unit}/atom", kind="atom")
         if (words & _TOTAL and words <= _TOTAL | _HOW) or (words & _ENERGY and not words & _NOT_OF_THE_CELL):
             return cls(name, unit)
@@ -111,6 +114,15 @@ class Label:
     def from_per_atom(self, values: np.ndarray, natoms: np.ndarray) -> np.ndarray:
         """Inverse of :meth:`to_per_atom`."""
         return values * natoms if self.kind == "cell" else np.asarray(values, dtype=float)
+
+
+def _is_numeric(column: np.ndarray) -> bool:
+    if column.dtype.kind == "U":
+        try:
+            column.astype(float)
+        except ValueError:
+            return False
+    return column.dtype.kind in "iuU"
 
 
 @dataclass(frozen=True)
@@ -266,8 +278,11 @@ class Dataset:
         )
 
     def with_columns_as_labels(self, names: set[str]) -> Dataset:
-        """The data set with those columns of whole numbers that are among ``names`` as labels."""
-        found = [name for name, v in self.columns.items() if name in names and v.dtype.kind in "iu"]
+        """The data set with those columns of whole numbers that are among ``names`` as labels.
+
+        So are columns of text that is numbers throughout, as JSON files may hold them.
+        """
+        found = [name for name, v in self.columns.items() if name in names and _is_numeric(v)]
         if not found:
             return self
         return replace(

@@ -50,7 +50,7 @@ def _read_npz(path: Path) -> Dataset:
 
 EXTXYZ = Format("extended XYZ", (".xyz", ".extxyz"), read_extxyz, packed=True, skips=True)
 CIF = Format("CIF", (".cif",), read_cif, packed=True, skips=True)
-POSCAR = Format("POSCAR", (".vasp", ".poscar", ".contcar"), read_poscar)
+POSCAR = Format("POSCAR", (".vasp", ".poscar", ".contcar"), read_poscar, packed=True)
 ASE_DB = Format("ASE database", (".db",), read_ase_db, binary=True)
 ASE_JSON = Format("ASE database", (), read_ase_db)
 PYMATGEN = Format("pymatgen JSON", (".json",), read_pymatgen, packed=True, skips=True)
@@ -125,8 +125,8 @@ def _with_target(ds: Dataset, target: str, kind: LabelKind | None, unit: str | N
         )
     column = ds.columns.get(target)
     if target not in ds.labels and column is not None:
-        if column.dtype.kind not in "iu":
-            k = next((k for k, value in enumerate(column.tolist()) if not is_number(str(value))), 0)
+        k = next((k for k, value in enumerate(column.tolist()) if not is_number(str(value))), None)
+        if k is not None:
             raise InputError(
                 f"{ds.source}: {target!r} cannot be a label, its values are not all numbers (structure "
                 f"{ds.ids[k]} has {str(column[k])!r}). Correct them, or name another with --target."
@@ -186,7 +186,8 @@ def _read_folder(folder: Path) -> Dataset:
 
 def files_in(folder: Path) -> list[Path]:
     """The files of structures in a folder, in order of their names."""
-    known = [path for path in sorted(folder.iterdir()) if path.is_file() and format_of(path) is not None]
+    # A link to nothing is read as well, and then told.
+    known = [path for path in sorted(folder.iterdir()) if not path.is_dir() and format_of(path) is not None]
     files = [path for path in known if format_of(path) in IN_FOLDERS]
     if not files:
         raise InputError(
@@ -200,12 +201,11 @@ def files_in(folder: Path) -> list[Path]:
 
 def format_of(path: Path) -> Format | None:
     """The format that a file's name promises."""
-    if path.name.startswith(("POSCAR", "CONTCAR")):
-        return POSCAR
     suffixes = [suffix.lower() for suffix in path.suffixes]
     packed = bool(suffixes) and suffixes[-1] == ".gz"
     suffix = suffixes[-2 if packed else -1] if len(suffixes) > packed else ""
-    return next((known for known in FORMATS if suffix in known.suffixes and known.packed >= packed), None)
+    found = next((known for known in FORMATS if suffix in known.suffixes and known.packed >= packed), None)
+    return POSCAR if found is None and path.name.startswith(("POSCAR", "CONTCAR")) else found
 
 
 def _by_content(content: bytes) -> Format | None:

@@ -20,7 +20,7 @@ from matgraft.errors import InputError
 Rng = np.random.Generator | int
 Split = tuple[np.ndarray, np.ndarray]
 
-_CONDITION = re.compile(r"\s*(\w+)\s*(<=|>=|==|<|>)\s*(\S+)\s*")
+_CONDITION = re.compile(r"\s*(\S.*?)\s*(<=|>=|==|<|>)\s*(\S+)\s*")
 _COMPARE = {"<=": np.less_equal, ">=": np.greater_equal, "==": np.equal, "<": np.less, ">": np.greater}
 ID_LISTS = frozenset({"", ".txt", ".ids", ".lst"})
 
@@ -209,7 +209,11 @@ def keep_where(dataset: Dataset, conditions: Sequence[str]) -> np.ndarray:
         values = known[match[1]]
         try:
             # Any text but the empty one is true for numpy.
-            bound = FLAG[match[3].lower()] if values.dtype.kind == "b" else values.dtype.type(match[3])
+            bound: bool | float | str = match[3]
+            if values.dtype.kind == "b":
+                bound = FLAG[match[3].lower()]
+            elif values.dtype.kind != "U":
+                bound = float(match[3])
         except (KeyError, ValueError) as error:
             raise InputError(f"--keep {condition!r}: {match[3]!r} is not a value of {match[1]}.") from error
         mask &= _COMPARE[match[2]](values, bound)

@@ -630,15 +630,25 @@ def energies_of(
 def _warn_of_others(
     store: Store, lacking: Dataset, settings: Protocol, known: Mapping[str, Pseudopotential]
 ) -> None:
-    """Say which elements keep labels of these structures from being found."""
+    """Say which settings or elements keep labels of these structures from being found."""
     if not len(lacking):
         return
+    done = list(store.entries(DONE))
+    held = {str(entry.protocol): entry.protocol for entry in done}
+    if done and str(settings) not in held:
+        log.warning(
+            "%s: no label by %s (%s); it has those by %s",
+            store.place,
+            settings.name,
+            settings,
+            " and by ".join(f"{one.name} ({words})" for words, one in held.items()),
+        )
     hashes = {element: one.sha256 for element, one in known.items()}
     others = {
         _plain_key(entry.atoms, entry.protocol): [
             element for element, sha256 in entry.pseudopotentials.items() if hashes.get(element) != sha256
         ]
-        for entry in store.entries(DONE)
+        for entry in done
     }
     found = [others.get(_plain_key(atoms, settings), []) for atoms in lacking]
     if elements := sorted({element for one in found for element in one}):

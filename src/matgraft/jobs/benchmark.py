@@ -25,14 +25,16 @@ from matgraft.evaluation.style import with_unit
 from matgraft.evaluation.tables import Table, per_atom_scale, spread
 from matgraft.jobs.finetune import (
     AUTO,
-    TITLES,
+    ZERO_SHOT,
     baselines,
     half_widths,
     interval_scores,
     named_recipe,
     recipes,
+    source_baselines,
     sources_of,
     starts,
+    title,
 )
 from matgraft.jobs.folder import alone, claim, versions, write_json, write_text
 from matgraft.jobs.pool import finished, pool
@@ -45,7 +47,6 @@ from matgraft.training.recipe import Recipe
 from matgraft.training.schemes import SCHEMES
 
 REPORT = "benchmark.json"
-ZERO_SHOT = "zero_shot_source"
 
 
 @dataclass(frozen=True)
@@ -342,7 +343,9 @@ def _fit(k: int, subset: Subset, method: str) -> dict:
     source, zero_shot = (bench.sources[0], bench.zero_shot[0]) if bench.sources else (None, None)
     name, _, mode = method.partition("/")
     if method == "baselines":
-        predictions = baselines(task, subset.train, source, zero_shot, seed)
+        predictions = baselines(task, subset.train, seed)
+        if source is not None and zero_shot is not None:
+            predictions |= source_baselines(task, subset.train, source, zero_shot)
     elif name in SCHEMES:
         from_source = SCHEMES[name].start == "source"
         model = finetune(
@@ -430,12 +433,6 @@ def _curves(summary: dict) -> dict[str, dict[int, np.ndarray]]:
         for method, sizes in summary.items()
         if method != ZERO_SHOT
     }
-
-
-def title(method: str) -> str:
-    """How a method is called in tables."""
-    scheme, _, mode = method.partition("/")
-    return TITLES.get(scheme, scheme.upper()) + (f", reference on {mode}" if mode else "")
 
 
 def tabulate(summary: dict, unit: str, caption: str = "") -> Table:

@@ -52,12 +52,13 @@ log = logging.getLogger(__name__)
 _CHOICES = ("reference", "reference_cross_validation_per_atom", "contest")
 """What a model's card says of how it was chosen."""
 
+ZERO_SHOT = "zero_shot_source"
 TITLES = {
     "auto": "auto: the graft that a contest chose",
     "process": "Gaussian process on frozen features",
     "references_alone": "reference energies alone",
     "composition_forest": "random forest on composition",
-    "zero_shot_source": "source model as it is",
+    ZERO_SHOT: "source model as it is",
     "source_plus_references": "source + robust references",
     "direct": "direct training",
 }
@@ -408,7 +409,11 @@ def run_finetune(
         if held is not None:
             _list_suspects(out / "suspects.csv", dataset, held)
         predictions = {recipe: task.predicted_by(model)}
-        predictions |= baselines(task, train_rows, parent, zero_shot, seed)
+        predictions |= baselines(task, train_rows, seed)
+        for one, said in zip(sources, bench.zero_shot, strict=True):
+            of = f" @ {one.card.get('name', 'a model of your own')}" if len(sources) > 1 else ""
+            more = source_baselines(task, train_rows, one, said)
+            predictions |= {name + of: values for name, values in more.items()}
         if direct and recipe != "direct":
             for_direct, _ = recipes(preset)
             predictions["direct"] = task.predicted_by(
@@ -417,26 +422,33 @@ def run_finetune(
         return _write(out, dataset, task, model, recipe, predictions, train_rows, val_rows)
 
 
-def baselines(
-    task: Task, rows: np.ndarray, source: Model | None, zero_shot: np.ndarray | None, seed: int = 0
-) -> dict[str, np.ndarray]:
-    """Per-atom predictions that need no network to be trained: what a graft has to beat.
+def baselines(task: Task, rows: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
+    """Per-atom predictions without any network: what a graft has to beat.
 
     Returns
     -------
     dict of str to ndarray, shape (n,)
-        ``references_alone`` and ``composition_forest``; with a source also ``zero_shot_source`` and
-        ``source_plus_references``.
+        ``references_alone`` and ``composition_forest``.
     """
-    alone = {
+    return {
         "references_alone": fit_references(task, rows, "labels", None, None).per_atom(task.composition),
         "composition_forest": composition_forest(task, rows, seed),
     }
-    if source is None or zero_shot is None:
-        return alone
+
+
+def source_baselines(
+    task: Task, rows: np.ndarray, source: Model, zero_shot: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Per-atom predictions of a source that is not trained any further.
+
+    Returns
+    -------
+    dict of str to ndarray, shape (n,)
+        ``zero_shot_source`` and ``source_plus_references``.
+    """
     shifted = fit_references(task, rows, "residual", source, zero_shot)
     difference = shifted.per_atom(task.composition) - source.references.per_atom(task.composition)
-    return {**alone, "zero_shot_source": zero_shot, "source_plus_references": zero_shot + difference}
+    return {ZERO_SHOT: zero_shot, "source_plus_references": zero_shot + difference}
 
 
 def half_widths(task: Task, model: Predictor, rows: np.ndarray, coverage: float = COVERAGE) -> np.ndarray:
@@ -517,9 +529,9 @@ def _write(
     rows = zip(*(values.tolist() for values in columns.values()), strict=True)
     write_csv(out / "predictions.csv", list(columns), rows)
     shown = {
-        TITLES.get(name, name.upper()): values
+        title(name): values
         for name, values in predictions.items()
-        if name in (recipe, "direct", "source_plus_references", "references_alone")
+        if name.split(" @ ")[0] in (recipe, "direct", "source_plus_references", "references_alone")
     }
     parity(out / "parity.png", truth, shown, label.unit)
     error_distribution(
@@ -537,15 +549,25 @@ def _write(
     return FinetuneResult(model, metrics, comparison(scores, label, len(train_rows), len(val_rows)), out)
 
 
+def title(method: str) -> str:
+    """How a method is called in tables; those of one source of several end in `` @ `` and its name."""
+    name, _, source = method.partition(" @ ")
+    scheme, _, mode = name.partition("/")
+    words = TITLES.get(scheme, scheme.upper()) + (f", reference on {mode}" if mode else "")
+    return f"{words} ({source})" if source else words
+
+
 def comparison(scores: dict[str, dict[str, float]], label: Label, n_train: int, n_val: int) -> Table:
-    """Methods and baselines, best first."""
+    """Methods and baselines, best first, without the source as it is where that is one of another label."""
     size = "mae_ev" if label.is_energy else "mae"
     columns = ["method", with_unit("MAE", label.unit, brackets=True)]
     if label.is_energy:
         columns += ["MAE (meV/atom)", "within 43 meV/atom"]
     rows = []
     for name, score in sorted(scores.items(), key=lambda item: item[1][size]):
-        row = [TITLES.get(name, name.upper()), f"{score[size]:.3f}"]
+        if name.startswith(ZERO_SHOT) and score[size] > scores["references_alone"][size]:
+            continue
+        row = [title(name), f"{score[size]:.3f}"]
         if label.is_energy:
             row += [
                 f"{1e3 * score['mae_ev_per_atom']:.0f}",

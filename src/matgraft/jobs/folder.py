@@ -79,7 +79,8 @@ def not_over(out: str | Path, *inputs: object) -> Path:
     Raises
     ------
     InputError
-        It is one of them, or the table in one of them; or a store of labels, a device or a pipe.
+        It is one of them, the table in one of them, or lies in one that is a model; or it is a store of
+        labels, a device or a pipe.
     """
     if Path(out).exists() and not (Path(out).is_file() or Path(out).is_dir()):
         raise InputError(f"--out {out}: this is no file that can be replaced. Choose another name.")
@@ -88,6 +89,9 @@ def not_over(out: str | Path, *inputs: object) -> Path:
             taken = [Path(one), Path(one) / "id_prop.csv", Path(one) / "dataset.json"]
             if Path(out).exists() and any(path.exists() and path.samefile(out) for path in taken):
                 raise InputError(f"--out {out}: this is one of the inputs. Choose another name.")
+            inside = Path(one).is_dir() and Path(one).resolve() in Path(out).resolve().parents
+            if inside and Path(out).exists() and (Path(one) / "model.json").is_file():
+                raise InputError(f"--out {out}: this is part of the model {one}. Choose another name.")
         elif isinstance(one, list | tuple):
             not_over(out, *one)
     if Path(out).suffix == ".db" and Path(out).is_file():

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -175,7 +176,9 @@ def formation_energies(
         If neither model nor store is given, a model's label is no energy in eV or one above the hull, zeros
         are mixed, a chemical potential is missing or unknown, or a pristine cell is not in the file.
     """
-    out = not_over(out, doped, store)
+    out = not_over(out, doped, store, *_named(models))
+    if out.suffix.lower() == ".png":
+        raise InputError(f"{out}: this will be a table, and a picture beside it. Name it with .csv.")
     if out.is_dir():
         raise InputError(f"{out}: a folder is in the way of the CSV file. Choose another name for --out.")
     predictors = _opened(models)
@@ -223,6 +226,10 @@ def _by_model(model: Predictor, dataset: Dataset, exchange: Exchange, potentials
     return Energies(exchange.energies(per_atom * dataset.natoms, potentials), remarks)
 
 
+def _named(models: Sequence[str | Path] | Mapping[str, str | Path | Predictor]) -> list:
+    return list(models.values() if isinstance(models, Mapping) else models)
+
+
 def _opened(models: Sequence[str | Path] | Mapping[str, str | Path | Predictor]) -> dict[str, Predictor]:
     if not isinstance(models, Mapping):
         short = [Path(model).name for model in models]
@@ -256,9 +263,11 @@ def _require_one_zero(labels: Mapping[str, Label], store: str | None) -> None:
             "energies (such as mp-schnet-total-energy), or ask for this kind alone, without DFT."
         )
     levels = {label.level_of_theory for label in labels.values()} - {""}
+    if store is not None and levels:
+        levels.add("the DFT of the store")
     if len(levels) > 1:
         log.warning(
-            "models of different levels of theory (%s): their zeros may differ, and with them the energies "
+            "energies of different levels of theory (%s): their zeros may differ, and with them the energies "
             "and the chemical potentials that belong to them",
             "; ".join(sorted(levels)),
         )
@@ -296,7 +305,8 @@ def read_potentials(words: Sequence[str]) -> dict[str, float]:
         For a word that is neither.
     """
     values: dict[str, float] = {}
-    for word in words:
+    apart = [[word] if Path(word).is_file() else word.split(",") for word in words]
+    for word in chain.from_iterable(apart):
         symbol, sign, value = word.partition("=")
         try:
             if sign and not Path(word).is_file():

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +14,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,7 @@ def pool(workers: int, start: Callable[..., None], *arguments: object) -> Iterat
         order.write_bytes(pickle.dumps((start, arguments)))
         with ProcessPoolExecutor(
             max_workers=workers,
-            mp_context=multiprocessing.get_context("spawn"),
+            mp_context=_Context(),
             initializer=_start,
             initargs=(order,),
         ) as executor:
@@ -59,7 +61,28 @@ def pool(workers: int, start: Callable[..., None], *arguments: object) -> Iterat
                 ) from broken
             except BaseException:
                 executor.shutdown(wait=False, cancel_futures=True)
+                for child in multiprocessing.active_children():
+                    if isinstance(child, _Process):
+                        child.terminate()
                 raise
+
+
+class _Process(SpawnProcess):
+    """Deaf to the Ctrl-C of a terminal, which goes to all processes at once: its parent ends it."""
+
+    def start(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            super().start()
+            return
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            super().start()
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+class _Context(SpawnContext):
+    Process = _Process  # type: ignore[assignment]
 
 
 def finished(pending: dict[Future, Any]) -> Iterable[tuple[Any, Any]]:

@@ -101,7 +101,7 @@ def predict(
         raise InputError("a ranking was asked for but not by what. Add --sort prediction or per_atom.")
     if min(workers, chunk_size, 1 if top is None else top) < 1:
         raise InputError("--workers, --top and the size of a chunk must be at least 1.")
-    out = not_over(out, list(files))
+    out = not_over(out, list(files), model)
     if out.is_dir():
         raise InputError(f"{out}: a folder is in the way of the CSV file. Choose another name for --out.")
     predictor = model if isinstance(model, Predictor) else load_model(model)

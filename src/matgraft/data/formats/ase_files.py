@@ -27,7 +27,7 @@ def _name(path: Path) -> str:
     if path.name in {"POSCAR", "CONTCAR"}:
         return path.resolve().parent.name
     # What looks like an extension tells POSCAR.1 from POSCAR.2.
-    return path.name if path.name.startswith(("POSCAR", "CONTCAR")) else path.stem
+    return path.name if path.name.startswith(("POSCAR", "CONTCAR")) else stem(path)
 
 
 def _with_moments(row: AtomsRow) -> Atoms:
@@ -41,19 +41,25 @@ def _with_moments(row: AtomsRow) -> Atoms:
 def read_ase_db(path: Path) -> Dataset:
     """Read all rows of an ASE database; energies and key-value pairs become labels and columns."""
     database = connect(path, use_lock_file=False)
-    structures, ids, fields = [], [], []
+    structures, ids, fields, named = [], [], [], []
     for row in database.select():
         values = {name: row.get(name) for name in ("energy", "free_energy") if row.get(name) is not None}
         values |= row.key_value_pairs
         own = row.data.get(DATA_KEY, {})
         values |= own.get("values", {})
-        if "id" in own:
-            ids.append(own["id"])
-        else:
-            named = next((key for key in ROW_IDS if isinstance(values.get(key), str)), None)
-            ids.append(values.pop(named) if named else f"{stem(path)}-{row.id}")
+        ids.append(own.get("id", f"{stem(path)}-{row.id}"))
+        keys = () if "id" in own else ROW_IDS
+        named.append(next((key for key in keys if isinstance(values.get(key), str)), None))
         structures.append(_with_moments(row))
         fields.append(values)
+    for key in ROW_IDS:
+        rows = [k for k, name in enumerate(named) if name == key]
+        names = [fields[k][key] for k in rows]
+        # Of a name that several structures have, such as their formula, each keeps the number of its row.
+        if len({*names}) == len(names):
+            for k, name in zip(rows, names, strict=True):
+                ids[k] = name
+                del fields[k][key]
     stated = database.metadata.get(SPECS_KEY)
     specs = {name: Label(**meaning) for name, meaning in (stated or {}).items()}
     labels, columns = labels_and_columns(gather(fields), None if stated is None else specs)

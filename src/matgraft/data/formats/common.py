@@ -42,12 +42,12 @@ def refuse(path: Path, name: str, problem: str, skipped: list[Skipped] | None) -
 
 def stem(path: Path) -> str:
     """File name without its extension, and without ``.gz``."""
-    return path.with_suffix("").stem if path.suffix == ".gz" else path.stem
+    return path.with_suffix("").stem if path.suffix.lower() == ".gz" else path.stem
 
 
 def read_bytes(path: Path, start: int = 0, stop: int | None = None) -> bytes:
     """The file's content between two places, decompressed if its name ends in ``.gz``."""
-    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+    with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as file:
         file.seek(start)
         return file.read(-1 if stop is None else stop - start)
 
