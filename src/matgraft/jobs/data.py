@@ -61,7 +61,7 @@ def table_of(summary: dict) -> list[Table]:
             f"{summary['atoms_min']} to {summary['atoms_max']}, median {summary['atoms_median']:g}",
         ),
         ("structures by element", elements),
-        ("columns", ", ".join(summary["columns"])),
+        ("columns (--target takes those of numbers)", ", ".join(summary["columns"])),
         ("content hash", summary["content_hash"]),
     ]
     labels = [

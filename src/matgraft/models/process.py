@@ -76,17 +76,23 @@ class _Mean(torch.autograd.Function):
         return above[:, None] * gradient, None
 
 
+# A sum in any order may be vectorised.
+@njit(cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _distance(one, other, inverse_length):
+    square = 0.0
+    for k in range(len(inverse_length)):
+        difference = (one[k] - other[k]) * inverse_length[k]
+        square += difference * difference
+    return np.sqrt(square)
+
+
 # One structure at a time: a matrix product would round by the number of structures asked about together.
 @njit(cache=True)
 def _mean(features, centres, inverse_length, weights):
     out = np.zeros(len(features))
     for i in range(len(features)):
         for j in range(len(centres)):
-            square = 0.0
-            for k in range(len(inverse_length)):
-                difference = (features[i, k] - centres[j, k]) * inverse_length[k]
-                square += difference * difference
-            scaled = np.sqrt(5.0 * square)
+            scaled = np.sqrt(5.0) * _distance(features[i], centres[j], inverse_length)
             out[i] += weights[j] * (1.0 + scaled + scaled * scaled / 3.0) * np.exp(-scaled)
     return out
 
@@ -96,11 +102,7 @@ def _mean_and_gradient(features, centres, inverse_length, weights):
     out, gradient = np.zeros(len(features)), np.zeros(features.shape)
     for i in range(len(features)):
         for j in range(len(centres)):
-            square = 0.0
-            for k in range(len(inverse_length)):
-                difference = (features[i, k] - centres[j, k]) * inverse_length[k]
-                square += difference * difference
-            scaled = np.sqrt(5.0 * square)
+            scaled = np.sqrt(5.0) * _distance(features[i], centres[j], inverse_length)
             decayed = weights[j] * np.exp(-scaled)
             out[i] += decayed * (1.0 + scaled + scaled * scaled / 3.0)
             slope = -5.0 / 3.0 * decayed * (1.0 + scaled)
