@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from peers import SchNetPack, seeded
-from timing import Comparison, Timed, agree, interleaved
+from timing import Comparison, agree
 from workloads import CUTOFF
 
 from matgraft.data import Dataset
@@ -41,9 +41,7 @@ def measure(setup: Setup) -> list[Comparison]:
         energies = {who: work(files) for who, work in works.items()}
         agreement = {"energy_eV_per_atom": agree(name, energies, setup.baseline, ENERGY_TOLERANCE)}
         rounds = [files] * setup.at_most(ROUNDS)
-        timers = {who: Timed(work) for who, work in works.items()}
-        seconds = interleaved(timers, rounds, [len(files)] * len(rounds), name)
-    return [Comparison(name, setup.baseline, seconds, workload.describe(), agreement)]
+        return [setup.compared(name, works, rounds, workload.describe(), agreement)]
 
 
 def with_ase(files: Sequence[Path]) -> list[Atoms]:

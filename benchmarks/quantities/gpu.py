@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from peers import Side, seeded
-from timing import Comparison, Timed, agree, interleaved
+from timing import Comparison, agree
 
 from matgraft.errors import InputError
 from matgraft.models.schnet import Architecture
@@ -66,9 +66,8 @@ def _training(setup: Setup, size: int) -> Comparison:
         "first_loss_relative": within(f"{name}, loss", losses, tolerance=LOSS_TOLERANCE),
         "first_gradient_norm_relative": within(f"{name}, gradient", gradients, tolerance=GRADIENT_TOLERANCE),
     }
-    timers = {who: Timed(trainee.step) for who, trainee in trainees.items()}
-    seconds = interleaved(timers, rounds, [len(rows) for rows in rounds], name)
-    return Comparison(name, setup.baseline, seconds, work, agreement)
+    steps = {who: trainee.step for who, trainee in trainees.items()}
+    return setup.compared(name, steps, rounds, work, agreement)
 
 
 def _inference(setup: Setup, size: int) -> Comparison:
@@ -79,6 +78,4 @@ def _inference(setup: Setup, size: int) -> Comparison:
     rounds = batches(n, setup.at_most(ROUNDS), size)
     energies = {who: work(rounds[0]) for who, work in works.items()}
     agreement = {"energy_eV_per_atom": agree(name, energies, setup.baseline, ENERGY_TOLERANCE)}
-    timers = {who: Timed(work) for who, work in works.items()}
-    seconds = interleaved(timers, rounds, [len(rows) for rows in rounds], name)
-    return Comparison(name, setup.baseline, seconds, work, agreement)
+    return setup.compared(name, works, rounds, work, agreement)

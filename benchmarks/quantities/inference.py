@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import torch
 from peers import Matgraft, Side, seeded
-from timing import Comparison, Timed, agree, interleaved
+from timing import Comparison, agree
 from workloads import Workload
 
 from matgraft.models.compiled import CompiledSchNet
@@ -46,6 +46,4 @@ def _compare(setup: Setup, workload: Workload) -> Comparison:
     rounds = batches(len(workload.dataset), setup.at_most(ROUNDS))
     energies = {who: np.concatenate([work(rows) for rows in rounds]) for who, work in works.items()}
     agreement = {"energy_eV_per_atom": agree(name, energies, setup.baseline, ENERGY_TOLERANCE)}
-    timers = {who: Timed(work) for who, work in works.items()}
-    seconds = interleaved(timers, rounds, [len(rows) for rows in rounds], name)
-    return Comparison(name, setup.baseline, seconds, workload.describe(), agreement)
+    return setup.compared(name, works, rounds, workload.describe(), agreement)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from peers import SchNetPack, seeded
-from timing import Comparison, Timed, agree, interleaved
+from timing import Comparison, agree
 from workloads import CUTOFF, Workload
 
 from matgraft.data import Dataset
@@ -87,7 +87,5 @@ def _compare(setup: Setup, workload: Workload) -> Comparison:
     energies = {who: work(every) for who, work in works.items()}
     agreement = {"energy_eV_per_atom": agree(name, energies, setup.baseline, ENERGY_TOLERANCE)}
     rounds = [every] * setup.at_most(ROUNDS)
-    timers = {who: Timed(work) for who, work in works.items()}
-    seconds = interleaved(timers, rounds, [len(every)] * len(rounds), name)
     described = Workload(workload.name, Dataset.from_atoms(structures)).describe()
-    return Comparison(name, setup.baseline, seconds, described, agreement)
+    return setup.compared(name, works, rounds, described, agreement)

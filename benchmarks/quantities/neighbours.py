@@ -10,7 +10,7 @@ import ase.neighborlist
 import numpy as np
 from ase import Atoms
 from peers import SchNetPack
-from timing import Comparison, Timed, agree, interleaved
+from timing import Comparison, agree
 from workloads import CUTOFF, Workload, directed_edges
 
 from matgraft.graphs import Graphs, build_graphs
@@ -92,9 +92,7 @@ def _compare(setup: Setup, name: str, baseline: str, workload: Workload) -> Comp
         sums[who] = _sums(found)
     agreement = {"sum_over_edges_relative": agree(name, sums, baseline, TOLERANCE, relative=True)}
     rounds = [None] * setup.at_most(ROUNDS)
-    timers = {who: Timed(work) for who, work in works.items()}
-    seconds = interleaved(timers, rounds, [len(dataset)] * len(rounds), name)
-    return Comparison(name, baseline, seconds, workload.describe(), agreement)
+    return setup.compared(name, works, rounds, workload.describe(), agreement, len(dataset), baseline)
 
 
 def _sums(found: Graphs | Distances) -> np.ndarray:

@@ -16,7 +16,7 @@ import ase.io
 import numpy as np
 from ase import Atoms
 from peers import seeded
-from timing import Comparison, Timed, Timer, agree, interleaved
+from timing import Comparison, Timer, agree
 from workloads import Workload
 
 from matgraft.data import Dataset
@@ -121,6 +121,7 @@ def _against_others(
     energies = {who: own(rounds[0]) for who, own in works.items()}
     agreement = {"energy_eV_per_atom": agree(name, energies, setup.baseline, ENERGY_TOLERANCE)}
     with Others(python, workload.atoms) as others:
-        timers = {who: Timed(own) for who, own in works.items()} | others.timers(work)
-        seconds = interleaved(timers, rounds, [len(rows) for rows in rounds], name)
-    return Comparison(name, setup.baseline, seconds, workload.describe(), agreement, others.about)
+        return setup.compared(
+            name, works, rounds, workload.describe(), agreement,
+            others=others.timers(work), notes=others.about,
+        )  # fmt: skip

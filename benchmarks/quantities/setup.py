@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase.data import chemical_symbols
 from peers import Matgraft, PyG, SchNetPack, Side
+from timing import Comparison, Timed, Timer, interleaved
 from workloads import Workload, mp_crystals, oxides, rattled_prototypes
 
 from matgraft.data import Label
@@ -67,6 +70,38 @@ class Setup:
             return [OURS, REFERENCE]
         unmerged = [UNMERGED] if workload.symmetric else []
         return [OURS, *unmerged, SCHNETPACK, *([PYG] if PyG.installed() else [])]
+
+    def compared(
+        self,
+        name: str,
+        works: Mapping[str, Callable[[Any], Any]],
+        rounds: Sequence[Any],
+        work: dict,
+        agreement: dict,
+        size: int | None = None,
+        baseline: str | None = None,
+        others: Mapping[str, Timer] | None = None,
+        notes: dict[str, str] | None = None,
+    ) -> Comparison:
+        """Contenders that agree, timed in turns.
+
+        Parameters
+        ----------
+        works : mapping of str to callable
+            What each does with an item of ``rounds``.
+        work, agreement, notes
+            See :class:`timing.Comparison`.
+        size : int, optional
+            Structures in each item, where that is not its length.
+        baseline : str, optional
+            If another than :attr:`baseline`.
+        others : mapping of str to Timer, optional
+            Contenders that time themselves.
+        """
+        timers = {who: Timed(one) for who, one in works.items()} | dict(others or {})
+        sizes = [len(item) if size is None else size for item in rounds]
+        seconds = interleaved(timers, rounds, sizes, name)
+        return Comparison(name, baseline or self.baseline, seconds, work, agreement, notes or {})
 
     def side(self, name: str, model: SchNet, workload: Workload, spacing: float | None) -> Side:
         """A contender's network on a workload, with the weights of ``model``."""

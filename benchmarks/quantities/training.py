@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import torch
 from peers import Side, seeded
-from timing import Comparison, Timed, agree, interleaved
+from timing import Comparison, agree
 from torch.nn import functional
 from workloads import Workload
 
@@ -74,10 +74,5 @@ def _compare(setup: Setup, name: str, workload: Workload, arch: Architecture) ->
             f"{name}, gradient", gradients, tolerance=GRADIENT_TOLERANCE, relative=True
         ),
     }
-    seconds = interleaved(
-        {who: Timed(trainee.step) for who, trainee in trainees.items()},
-        rounds,
-        [len(rows) for rows in rounds],
-        name,
-    )
-    return Comparison(name, setup.baseline, seconds, workload.describe(), agreement)
+    steps = {who: trainee.step for who, trainee in trainees.items()}
+    return setup.compared(name, steps, rounds, workload.describe(), agreement)
