@@ -28,6 +28,19 @@ def test_a_folder_takes_the_place_of_another(tmp_path):
     assert [one.name for one in tmp_path.iterdir()] == ["set"]
 
 
+def test_a_file_does_not_take_the_place_of_a_folder(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "kept").write_text("")
+
+    def write() -> None:
+        with whole(tmp_path / "a") as partial:
+            partial.write_text("new")
+
+    with pytest.raises(OSError, match="directory"):
+        write()
+    assert [one.name for one in tmp_path.rglob("*")] == ["a", "kept"]
+
+
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_an_error_leaves_what_was_there(tmp_path, kind):
     path = tmp_path / "a.txt"

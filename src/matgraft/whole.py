@@ -14,12 +14,12 @@ def whole(path: Path) -> Iterator[Path]:
     """A path to write a file or a folder to, which then takes the place of ``path``.
 
     It lies in the same folder and has the same extension. After an error it is taken away, and what was
-    there before is as it was.
+    there before is as it was. A file does not take the place of a folder.
     """
     partial = path.with_name(f".{path.stem}-{os.getpid()}.tmp{path.suffix}")
     try:
         yield partial
-        if path.is_dir():
+        if path.is_dir() and partial.is_dir():
             # A folder cannot be renamed onto one that has files in it.
             old = path.with_name(f".{path.stem}-{os.getpid()}.old")
             path.rename(old)

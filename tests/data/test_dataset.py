@@ -78,7 +78,7 @@ def test_numbered_poscars_are_told_apart(tmp_path):
     for name in ("POSCAR.1", "POSCAR.2", "fe.vasp"):
         ase.io.write(tmp_path / name, bulk("Fe"), format="vasp")
     ase.io.write(tmp_path / "POSCAR_mp-1.cif", bulk("Fe"), format="cif")
-    (tmp_path / "v.vasp.gz").write_bytes(gzip.compress((tmp_path / "fe.vasp").read_bytes()))
+    (tmp_path / "v.vasp.GZ").write_bytes(gzip.compress((tmp_path / "fe.vasp").read_bytes()))
     write(Dataset.from_atoms([bulk("V")], ["x"]), tmp_path / "x.xyz")
     (tmp_path / "X.xyz.GZ").write_bytes(gzip.compress((tmp_path / "x.xyz").read_bytes()))
     (tmp_path / "x.xyz").unlink()
@@ -96,11 +96,16 @@ def test_names_that_rows_share_do_not_name_them(tmp_path):
     read = Dataset.read(tmp_path / "a.db")
     assert read.ids.tolist() == ["a-1", "a-2", "a-3"]
     assert read.columns["name"].tolist() == ["TiO", "TiO", "FeO"]
+    database = connect(tmp_path / "b.db")
+    for k in range(3):
+        database.write(bulk("TiO", "rocksalt", a=4.1 + k), material_id="mp-1", uid=f"u{k}")
+    assert Dataset.read(tmp_path / "b.db").ids.tolist() == ["u0", "u1", "u2"]
 
 
-def test_numbers_that_are_text_can_be_the_target(oxides):
-    text = dataclasses.replace(oxides, columns={"y": np.arange(8.0).astype(str)})
-    assert _with_target(text, "y", None, None).values("y").tolist() == list(range(8))
+def test_columns_of_numbers_can_be_the_target(oxides):
+    for values in (np.arange(8.0), np.arange(8.0).astype(str), np.arange(8)):
+        columns = dataclasses.replace(oxides, columns={"y": values})
+        assert _with_target(columns, "y", None, None).values("y").tolist() == list(range(8))
 
 
 def test_conditions_on_names_with_spaces_and_on_whole_numbers(oxides):

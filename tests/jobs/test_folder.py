@@ -23,6 +23,7 @@ def test_an_output_replaces_neither_inputs_nor_stores_nor_devices(crystals, tmp_
     folder = load_source("mp-schnet").save(tmp_path / "graft")
     with pytest.raises(InputError, match=r"part of the model .*graft"):
         not_over(folder / "model.json", ["a.extxyz"], str(folder))
+    (folder / "new.csv").write_text("of before")
     assert not_over(folder / "new.csv", str(folder)) == folder / "new.csv"
     with pytest.raises(InputError, match="can be replaced"):
         not_over("/dev/null")

@@ -19,6 +19,7 @@ from small import SMALL
 
 from matgraft.data import Dataset, Label
 from matgraft.data.writers import write
+from matgraft.dft.protocols import PROTOCOLS
 from matgraft.errors import InputError
 from matgraft.jobs.dope import dope
 from matgraft.jobs.formation import formation_energies, read_potentials
@@ -52,7 +53,7 @@ def store(monkeypatch):
     labels = {}
 
     def energies_of(place, dataset, protocol, pseudopotentials):
-        assert (place, protocol, pseudopotentials) == ("labels.db", "moderate", None)
+        assert (place, protocol, pseudopotentials) == ("labels.db", PROTOCOLS["moderate"], None)
         return np.asarray([labels.get(name, np.nan) for name in dataset.ids.tolist()])
 
     monkeypatch.setitem(sys.modules, "matgraft.dft.store", SimpleNamespace(energies_of=energies_of))
@@ -220,7 +221,11 @@ def test_levels_of_theory_that_differ_are_warned_about(doped, store, tmp_path, c
     caplog.clear()
     models = {"graft": model_of(replace(TOTAL, level_of_theory="PBE+U (Materials Project)"))}
     formation_energies(doped, tmp_path / "f.csv", models=models, store="labels.db")
-    assert "different levels of theory (PBE+U (Materials Project); the DFT of the store)" in caplog.text
+    assert "different levels of theory (PBE+U (Materials Project); PBE, 96 Ry" in caplog.text
+    caplog.clear()
+    models = {"graft": model_of(replace(TOTAL, level_of_theory=str(PROTOCOLS["moderate"])))}
+    formation_energies(doped, tmp_path / "f.csv", models=models, store="labels.db")
+    assert "levels of theory" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,19 @@ def test_a_script_that_starts_itself_in_its_processes_is_told_so(tmp_path):
     assert 'without if __name__ == "__main__"' in done.stderr.splitlines()[-1], done.stderr
 
 
+def test_an_error_in_one_pool_leaves_another_at_work():
+    def fail() -> None:
+        with pool(1, abs, 0) as executor:
+            executor.submit(abs, -1).result()
+            raise ValueError("of our own")
+
+    with pool(1, abs, 0) as executor:
+        begun = executor.submit(time.sleep, 2)
+        with pytest.raises(ValueError, match="of our own"):
+            fail()
+        begun.result()
+
+
 def test_an_interrupted_terminal_ends_all_at_once_and_quietly(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(WAITING)

@@ -225,6 +225,10 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path):
     run(tmp_path / "study", figures=[5])
     report(tmp_path / "study")
     run(tmp_path / "study", figures=[7])
+    # As an interrupted run leaves it.
+    (tmp_path / "begun" / "ours" / "oxides").mkdir(parents=True)
+    (tmp_path / "begun" / "ours" / "oxides" / "settings.json").write_text("{}")
+    run(tmp_path / "begun", figures=[5])
 
 
 def test_damaged_results_are_named(tmp_path):

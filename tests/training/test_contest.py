@@ -240,6 +240,12 @@ def test_few_groups_make_few_folds(bench):
     assert {one["folds"] for one in told(bench, held)["candidates"]} == {2}
 
 
+def test_sources_of_one_name_are_told_apart(bench):
+    source = bench.sources[0]
+    named = source.with_card(name="mine")
+    assert replace(bench, sources=(named, named, source)).names == ["mine (1)", "mine (2)", "your own"]
+
+
 def test_a_fit_that_diverged_takes_no_part(bench):
     truth = bench.task.per_atom
 

@@ -20,7 +20,7 @@ from matgraft.models.files import load_model
 from matgraft.models.model import run_network
 from matgraft.models.schnet import ARCHITECTURES, Architecture, SchNet
 from matgraft.training import loop
-from matgraft.training.loop import Samples, fit
+from matgraft.training.loop import Diverged, Samples, _Run, fit
 from matgraft.training.recipe import PAPER, PRETRAIN, Recipe
 from matgraft.training.schemes import SCHEMES, Rate, Scheme
 
@@ -80,6 +80,23 @@ def test_early_stopping(samples):
         update={"epochs": 50, "patience": 2, "rate": 1e-12, "rate_min": 0.0, "average": 0.0}
     )
     assert len(fit(network(), *samples, recipe, SCHEMES["direct"])) < 10
+
+
+def test_a_run_that_diverges_keeps_the_best_epoch_before(samples, monkeypatch):
+    epoch = _Run.epoch
+
+    def lost(run, state):
+        loss = epoch(run, state)
+        return float("nan") if state.epoch == 3 else loss
+
+    monkeypatch.setattr(_Run, "epoch", lost)
+    recipe = RECIPE.model_copy(update={"epochs": 9})
+    net = network()
+    history = fit(net, *samples, recipe, SCHEMES["direct"])
+    assert len(history) == 4
+    assert all(torch.isfinite(tensor).all() for tensor in net.state_dict().values())
+    with pytest.raises(Diverged, match="diverged in epoch 4"):
+        fit(network(), samples[0], None, recipe, SCHEMES["direct"])
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def _is_numeric(column: np.ndarray) -> bool:
             column.astype(float)
         except ValueError:
             return False
-    return column.dtype.kind in "iuU"
+    return column.dtype.kind in "iufU"
 
 
 @dataclass(frozen=True)
@@ -278,10 +278,7 @@ class Dataset:
         )
 
     def with_columns_as_labels(self, names: set[str]) -> Dataset:
-        """The data set with those columns of whole numbers that are among ``names`` as labels.
-
-        So are columns of text that is numbers throughout, as JSON files may hold them.
-        """
+        """The data set with those columns of numbers, be they text, that are among ``names`` as labels."""
         found = [name for name, v in self.columns.items() if name in names and _is_numeric(v)]
         if not found:
             return self

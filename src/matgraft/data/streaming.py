@@ -278,7 +278,7 @@ def _rows(
 def _frames(source: Path, size: int, scratch: Path) -> Iterator[Piece]:
     path = source
     try:
-        if source.suffix == ".gz":
+        if source.suffix.lower() == ".gz":
             scratch.mkdir(parents=True)
             path = scratch / source.with_suffix("").name
             with gzip.open(source) as packed, open(path, "wb") as plain:

@@ -295,7 +295,7 @@ class Store:
             attempts = list(known.attempts) if known else []
             if isinstance(outcome, Failure):
                 attempt = Attempt(rung, outcome.reason, outcome.message, round(outcome.seconds, 2))
-                if attempts[tries:] == [attempt]:
+                if attempt in attempts[tries:]:
                     # The server went after it had kept this and before it could say so.
                     return
                 attempts.append(attempt)
@@ -595,7 +595,7 @@ def energies_of(
 ) -> np.ndarray:
     """Labels of structures, as far as a store has them, with forces or without.
 
-    Where a store has labels of them with other pseudopotentials only, a warning says so.
+    Where a store has labels by other settings only, or with other pseudopotentials, a warning says so.
 
     Parameters
     ----------
@@ -634,14 +634,14 @@ def _warn_of_others(
     if not len(lacking):
         return
     done = list(store.entries(DONE))
-    held = {str(entry.protocol): entry.protocol for entry in done}
-    if done and str(settings) not in held:
+    held = {str(entry.protocol.changed(forces=False).decisive): entry.protocol for entry in done}
+    if done and str(settings.changed(forces=False).decisive) not in held:
         log.warning(
             "%s: no label by %s (%s); it has those by %s",
             store.place,
             settings.name,
             settings,
-            " and by ".join(f"{one.name} ({words})" for words, one in held.items()),
+            " and by ".join(f"{one.name} ({one})" for one in held.values()),
         )
     hashes = {element: one.sha256 for element, one in known.items()}
     others = {

@@ -278,7 +278,7 @@ def contest_chart(path: str | Path, story: Mapping, label: Label) -> Path:
         ax.axvline(outcome, color=INK, linewidth=0.8, linestyle=(0, (4, 2)))
         names = [one["words"] + (f" ({one['source']})" if one["source"] else "") for one in candidates]
         ax.set_yticks(place, names, fontsize=SMALL)
-        ax.set_xlim(0, 1.3 * most)
+        ax.set_xlim(0, 1.3 * most or 1.0)
         ax.set_xlabel(with_unit("error", shown, brackets=True))
         ax.grid(visible=False, axis="y")
         title = f"Errors in cross-validation; of the outcome (blue, with shares): {number(outcome)} {shown}"

@@ -42,6 +42,7 @@ from matgraft.models.schnet import ARCHITECTURES
 from matgraft.progress import Progress
 from matgraft.training.contest import contest, outcome, require_enough
 from matgraft.training.graft import REFERENCE_MODES, Task, check_request, finetune
+from matgraft.training.loop import Diverged
 from matgraft.training.portfolio import PORTFOLIO, Bench, Candidate
 from matgraft.training.recipe import Recipe
 from matgraft.training.schemes import SCHEMES
@@ -336,8 +337,34 @@ def _start_worker(jobs: list[_Job]) -> None:
 
 
 def _fit(k: int, subset: Subset, method: str) -> dict:
-    """Train one method on one subset, or evaluate the baselines; returns scores and errors by method."""
+    """Train one method on one subset, or evaluate the baselines; returns scores and errors by method.
+
+    They are NaN where training diverges.
+    """
     job, start, cpu = _jobs[k], time.monotonic(), time.process_time()
+    try:
+        predictions, extra = _predicted(job, subset, method)
+    except Diverged:
+        predictions, extra = {method: np.full(len(job.bench.task.per_atom), np.nan)}, {}
+    seconds = {"seconds": time.monotonic() - start, "cpu_seconds": time.process_time() - cpu}
+    label, rows = job.bench.task.label, subset.validation
+    natoms = job.bench.task.natoms[rows]
+    truth = label.from_per_atom(job.bench.task.per_atom[rows], natoms)
+    said = {name: label.from_per_atom(values[rows], natoms) for name, values in predictions.items()}
+    return {
+        "method": method,
+        "seed": subset.seed,
+        "size": subset.size,
+        "part": subset.part,
+        **seconds,
+        **extra,
+        "scores": {name: errors(label, truth, values, natoms) for name, values in said.items()},
+        "errors": {name: [_short(error) for error in values - truth] for name, values in said.items()},
+    }
+
+
+def _predicted(job: _Job, subset: Subset, method: str) -> tuple[dict[str, np.ndarray], dict]:
+    """Predictions per atom of all structures by method, and what else there is to tell."""
     bench, seed, rows, extra = job.bench, subset.seed, subset.validation, {}
     task = bench.task
     source, zero_shot = (bench.sources[0], bench.zero_shot[0]) if bench.sources else (None, None)
@@ -377,21 +404,7 @@ def _fit(k: int, subset: Subset, method: str) -> dict:
         candidate = bench.adapted(replace(candidate, source=0 if candidate.needs_source else None))
         model = bench.fit(candidate, subset.train, seed)
         predictions = {method: bench.predicted(candidate, model, np.arange(len(task.per_atom)))}
-    seconds = {"seconds": time.monotonic() - start, "cpu_seconds": time.process_time() - cpu}
-    label = task.label
-    natoms = task.natoms[rows]
-    truth = label.from_per_atom(task.per_atom[rows], natoms)
-    said = {name: label.from_per_atom(values[rows], natoms) for name, values in predictions.items()}
-    return {
-        "method": method,
-        "seed": subset.seed,
-        "size": subset.size,
-        "part": subset.part,
-        **seconds,
-        **extra,
-        "scores": {name: errors(label, truth, values, natoms) for name, values in said.items()},
-        "errors": {name: [_short(error) for error in values - truth] for name, values in said.items()},
-    }
+    return predictions, extra
 
 
 def _short(value: float, digits: int = 5) -> float:

@@ -43,6 +43,7 @@ from matgraft.training.graft import (
     finetune,
     fit_references,
 )
+from matgraft.training.loop import Diverged
 from matgraft.training.portfolio import PORTFOLIO, Bench, Candidate, require_room
 from matgraft.training.recipe import PRESETS, Recipe
 from matgraft.training.schemes import SCHEMES
@@ -410,15 +411,17 @@ def run_finetune(
             _list_suspects(out / "suspects.csv", dataset, held)
         predictions = {recipe: task.predicted_by(model)}
         predictions |= baselines(task, train_rows, seed)
-        for one, said in zip(sources, bench.zero_shot, strict=True):
-            of = f" @ {one.card.get('name', 'a model of your own')}" if len(sources) > 1 else ""
+        for one, name, said in zip(sources, bench.names, bench.zero_shot, strict=True):
+            of = f" @ {name}" if len(sources) > 1 else ""
             more = source_baselines(task, train_rows, one, said)
-            predictions |= {name + of: values for name, values in more.items()}
+            predictions |= {method + of: values for method, values in more.items()}
         if direct and recipe != "direct":
             for_direct, _ = recipes(preset)
-            predictions["direct"] = task.predicted_by(
-                train("direct", for_direct, source=None, scheme="direct")
-            )
+            try:
+                alone_trained = train("direct", for_direct, source=None, scheme="direct")
+                predictions["direct"] = task.predicted_by(alone_trained)
+            except Diverged as error:
+                log.warning("no direct training to compare with: %s", error)
         return _write(out, dataset, task, model, recipe, predictions, train_rows, val_rows)
 
 
@@ -558,14 +561,18 @@ def title(method: str) -> str:
 
 
 def comparison(scores: dict[str, dict[str, float]], label: Label, n_train: int, n_val: int) -> Table:
-    """Methods and baselines, best first, without the source as it is where that is one of another label."""
+    """Methods and baselines, best first.
+
+    A source as it is, of another label say, that is farther off than reference energies alone is only named.
+    """
     size = "mae_ev" if label.is_energy else "mae"
     columns = ["method", with_unit("MAE", label.unit, brackets=True)]
     if label.is_energy:
         columns += ["MAE (meV/atom)", "within 43 meV/atom"]
-    rows = []
+    rows, off = [], []
     for name, score in sorted(scores.items(), key=lambda item: item[1][size]):
         if name.startswith(ZERO_SHOT) and score[size] > scores["references_alone"][size]:
+            off.append(title(name))
             continue
         row = [title(name), f"{score[size]:.3f}"]
         if label.is_energy:
@@ -574,4 +581,5 @@ def comparison(scores: dict[str, dict[str, float]], label: Label, n_train: int, 
                 f"{score['within_chemical_accuracy_per_atom']:.0%}",
             ]
         rows.append(row)
-    return Table(columns, rows, title=f"{n_train} labels, judged on {n_val} held-out structures")
+    caption = f"farther off than {TITLES['references_alone']}: {', '.join(off)}" if off else ""
+    return Table(columns, rows, f"{n_train} labels, judged on {n_val} held-out structures", caption)

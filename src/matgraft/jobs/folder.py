@@ -21,6 +21,7 @@ from matgraft.whole import whole
 log = logging.getLogger(__name__)
 
 SETTINGS = "settings.json"
+_BESIDE_A_MODEL = ("predictions.csv", "suspects.csv", "log.csv")
 _NUMBERS = re.compile(r"\[\s+(?:(?:-?\d[\d.eE+-]*|-?Infinity|NaN),?\s+)+\]")
 _PACKAGES = ("matgraft", "torch", "numpy", "numba", "scikit-learn", "ase", "gemmi")
 
@@ -79,7 +80,7 @@ def not_over(out: str | Path, *inputs: object) -> Path:
     Raises
     ------
     InputError
-        It is one of them, the table in one of them, or lies in one that is a model; or it is a store of
+        It is one of them, the table in one of them, or part of one that is a model; or it is a store of
         labels, a device or a pipe.
     """
     if Path(out).exists() and not (Path(out).is_file() or Path(out).is_dir()):
@@ -90,7 +91,8 @@ def not_over(out: str | Path, *inputs: object) -> Path:
             if Path(out).exists() and any(path.exists() and path.samefile(out) for path in taken):
                 raise InputError(f"--out {out}: this is one of the inputs. Choose another name.")
             inside = Path(one).is_dir() and Path(one).resolve() in Path(out).resolve().parents
-            if inside and Path(out).exists() and (Path(one) / "model.json").is_file():
+            kept = Path(out).suffix in (".json", ".safetensors") or Path(out).name in _BESIDE_A_MODEL
+            if inside and kept and Path(out).exists() and (Path(one) / "model.json").is_file():
                 raise InputError(f"--out {out}: this is part of the model {one}. Choose another name.")
         elif isinstance(one, list | tuple):
             not_over(out, *one)

@@ -14,6 +14,8 @@ from ase.data import atomic_numbers, chemical_symbols
 
 from matgraft.data import Dataset, Label
 from matgraft.data.checks import list_ids
+from matgraft.dft.protocols import Protocol
+from matgraft.dft.protocols import protocol as named_protocol
 from matgraft.errors import InputError
 from matgraft.evaluation.plots import parity
 from matgraft.evaluation.tables import Table
@@ -130,7 +132,7 @@ def formation_energies(
     *,
     models: Sequence[str | Path] | Mapping[str, str | Path | Predictor] = (),
     store: str | None = None,
-    protocol: str = "moderate",
+    protocol: str | Protocol = "moderate",
     pseudopotentials: str | Path | None = None,
     chemical_potentials: Mapping[str, float] | None = None,
 ) -> Report:
@@ -163,7 +165,7 @@ def formation_energies(
     store : str, optional
         File or address of a store of DFT labels, of which free energies are taken. Defects without one have
         an empty cell and are counted.
-    protocol : str
+    protocol : str or Protocol
         Of the DFT labels.
     pseudopotentials : path, optional
         Folder of those that the DFT labels were made with, unless with those that are shipped.
@@ -184,7 +186,9 @@ def formation_energies(
     predictors = _opened(models)
     if not predictors and store is None:
         raise InputError("neither a model nor a store of DFT labels. Add --model or --store.")
-    _require_one_zero({name: model.label for name, model in predictors.items()}, store)
+    settings = named_protocol(protocol) if isinstance(protocol, str) else protocol
+    labels = {name: model.label for name, model in predictors.items()}
+    _require_one_zero(labels, None if store is None else str(settings))
     dataset = doped if isinstance(doped, Dataset) else Dataset.read(doped)
     exchange = Exchange.of(dataset)
     potentials = _potentials(chemical_potentials, exchange, dataset)
@@ -193,7 +197,7 @@ def formation_energies(
     if store is not None:
         from matgraft.dft.store import energies_of
 
-        total = np.asarray(energies_of(store, dataset, protocol, pseudopotentials), dtype=float)
+        total = np.asarray(energies_of(store, dataset, settings, pseudopotentials), dtype=float)
         found[DFT] = Energies(exchange.energies(total, potentials))
     return _report(out, dataset, exchange, found)
 
@@ -246,8 +250,16 @@ def _opened(models: Sequence[str | Path] | Mapping[str, str | Path | Predictor])
     }
 
 
-def _require_one_zero(labels: Mapping[str, Label], store: str | None) -> None:
-    """Raise InputError unless all energies are in eV and count from the same zero, as far as labels say."""
+def _require_one_zero(labels: Mapping[str, Label], dft: str | None) -> None:
+    """Raise InputError unless all energies are in eV and count from the same zero, as far as labels say.
+
+    Parameters
+    ----------
+    labels : mapping of str to Label
+        Of the models.
+    dft : str, optional
+        Level of theory of DFT beside them.
+    """
     for name, label in labels.items():
         if label.kind == "intensive" or label.unit not in ("eV", "eV/atom") or "hull" in label.name.lower():
             raise InputError(
@@ -256,15 +268,15 @@ def _require_one_zero(labels: Mapping[str, Label], store: str | None) -> None:
                 "model of total energies."
             )
     formed = [name for name, label in labels.items() if "form" in label.name.lower()]
-    if formed and (store is not None or len(formed) < len(labels)):
+    if formed and (dft is not None or len(formed) < len(labels)):
         raise InputError(
             f"model {', '.join(formed)}: energies of formation from the elements have another zero than "
             "total energies, so a defect that exchanges atoms has another energy there. Take models of total "
             "energies (such as mp-schnet-total-energy), or ask for this kind alone, without DFT."
         )
     levels = {label.level_of_theory for label in labels.values()} - {""}
-    if store is not None and levels:
-        levels.add("the DFT of the store")
+    if dft is not None and levels:
+        levels.add(dft)
     if len(levels) > 1:
         log.warning(
             "energies of different levels of theory (%s): their zeros may differ, and with them the energies "

@@ -236,7 +236,9 @@ def work(
             while wait(crew.running, POLL / 10).not_done:
                 engine.stop()
             own.shutdown()
-        store.release(crew.owner)
+        # A claim that cannot be given back ends by itself.
+        with suppress(InputError):
+            store.release(crew.owner)
     return report
 
 

@@ -25,7 +25,7 @@ from matgraft.errors import LostWorker
 
 @contextmanager
 def pool(workers: int, start: Callable[..., None], *arguments: object) -> Iterator[ProcessPoolExecutor]:
-    """A pool whose processes call ``start(*arguments)`` first; work not begun is dropped on an error.
+    """A pool whose processes call ``start(*arguments)`` first; on an error they end with what they do.
 
     Parameters
     ----------
@@ -45,9 +45,10 @@ def pool(workers: int, start: Callable[..., None], *arguments: object) -> Iterat
     with tempfile.TemporaryDirectory(prefix="matgraft-pool-") as folder:
         order = Path(folder) / "order"
         order.write_bytes(pickle.dumps((start, arguments)))
+        context = _Context()
         with ProcessPoolExecutor(
             max_workers=workers,
-            mp_context=_Context(),
+            mp_context=context,
             initializer=_start,
             initargs=(order,),
         ) as executor:
@@ -61,9 +62,8 @@ def pool(workers: int, start: Callable[..., None], *arguments: object) -> Iterat
                 ) from broken
             except BaseException:
                 executor.shutdown(wait=False, cancel_futures=True)
-                for child in multiprocessing.active_children():
-                    if isinstance(child, _Process):
-                        child.terminate()
+                for child in context.children:
+                    child.terminate()
                 raise
 
 
@@ -82,7 +82,14 @@ class _Process(SpawnProcess):
 
 
 class _Context(SpawnContext):
-    Process = _Process  # type: ignore[assignment]
+    """Where such processes come from; it remembers them."""
+
+    def __init__(self) -> None:
+        self.children: list[_Process] = []
+
+    def Process(self, *args: Any, **kwargs: Any) -> _Process:  # type: ignore[override]
+        self.children.append(_Process(*args, **kwargs))
+        return self.children[-1]
 
 
 def finished(pending: dict[Future, Any]) -> Iterable[tuple[Any, Any]]:

@@ -105,7 +105,7 @@ def pretrain(
         if len(np.unique(known[~np.isnan(known)])) < 2:
             raise InputError(
                 f"label {label!r}: the structures to train on have no two values of it, so there is nothing "
-                "to learn. Leave it out of --further, or add structures."
+                "to learn. Choose another, or add structures."
             )
     if unlabelled is not None:
         if not masters:

@@ -46,7 +46,9 @@ class References:
         values = np.full(len(chemical_symbols), np.nan)
         for symbol, energy in energies.items():
             if not atomic_numbers.get(symbol) or not np.isfinite(energy):
-                raise InputError(f"{symbol!r}: {energy!r} is not an element with a finite energy")
+                raise InputError(
+                    f"reference energies: {symbol!r}: {energy!r} is not an element with a finite energy."
+                )
             values[atomic_numbers[symbol]] = energy
         fallback = float(np.nanmean(values)) if energies else 0.0
         return cls(values, fallback, frozenset(atomic_numbers[symbol] for symbol in assumed))

@@ -283,7 +283,7 @@ def run(
         No such table, data that are not on this machine, or a folder with results of another preset.
     """
     plans = [planned(one, Path(out), preset) for one in chosen(tables, figures)]
-    ours = any(Path(out).glob("*/settings.json")) or (Path(out) / "report.html").is_file()
+    ours = any(Path(out).glob("*/*/settings.json")) or (Path(out) / "report.html").is_file()
     if Path(out).exists() and not ours and (Path(out).is_file() or any(Path(out).iterdir())):
         raise InputError(f"{out}: exists and was not written by this command. Give another --out folder.")
     Path(out).mkdir(parents=True, exist_ok=True)

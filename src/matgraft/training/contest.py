@@ -350,7 +350,6 @@ def told(bench: Bench, held: Contest) -> dict:
         ``error_per_atom`` (in cross-validation), ``folds`` and ``weight``. ``not_begun``, in words: networks
         that cheaper candidates had shown to be hopeless.
     """
-    names = [source.card.get("name", "your own") for source in bench.sources]
     candidates: list[dict] = []
     for one, values in held.predictions.items():
         took_part = len(np.unique(held.folds[~np.isnan(values)]))
@@ -358,7 +357,7 @@ def told(bench: Bench, held: Contest) -> dict:
             {
                 "name": one.name,
                 "words": one.words,
-                "source": None if one.source is None else names[one.source],
+                "source": None if one.source is None else bench.names[one.source],
                 "error_per_atom": held.error(one),
                 "folds": took_part,
                 "weight": held.weights.get(one, 0.0),
@@ -367,6 +366,7 @@ def told(bench: Bench, held: Contest) -> dict:
     candidates.sort(key=lambda row: (-row["folds"], row["error_per_atom"]))
     waited = [one for one in entrants(bench, len(held.rows)) if one not in held.predictions]
     began = {one.source for one in held.predictions if one.kind == "network"}
+    names = bench.names
     not_begun = [
         one.words if one.source is None or one.source in began else f"all networks from {names[one.source]}"
         for one in waited

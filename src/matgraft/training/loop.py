@@ -113,7 +113,8 @@ def fit(
     while not state.finished:
         started = time.monotonic()
         loss = run.epoch(state)
-        if not math.isfinite(loss):
+        lost = not math.isfinite(loss)
+        if lost and not state.best_epoch:
             raise Diverged(
                 f"training diverged in epoch {state.epoch + 1}: its loss is no number. Look for labels "
                 "that are far off, choose another seed, or a recipe with a lower rate."
@@ -130,8 +131,10 @@ def fit(
         state.epoch += 1
         run.after_epoch(state, loss)
         waited = state.epoch - state.best_epoch
-        state.finished = state.epoch == recipe.epochs or bool(
-            validation is not None and recipe.patience and waited >= recipe.patience
+        state.finished = (
+            lost
+            or state.epoch == recipe.epochs
+            or bool(validation is not None and recipe.patience and waited >= recipe.patience)
         )
         if report is not None:
             report(row)
@@ -148,7 +151,7 @@ def fit(
 
 
 class Diverged(InputError):
-    """A loss that is no number: the weights are lost."""
+    """A loss that is no number, and no epoch before whose weights were kept."""
 
 
 class _Run:

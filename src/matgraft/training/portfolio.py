@@ -169,10 +169,16 @@ class Bench:
             return replace(candidate, reference="none")
         return candidate
 
+    @cached_property
+    def names(self) -> list[str]:
+        """What the sources are called, each differently."""
+        names = [source.card.get("name", "your own") for source in self.sources]
+        return [name if names.count(name) == 1 else f"{name} ({k})" for k, name in enumerate(names, start=1)]
+
     def called(self, candidate: Candidate) -> str:
         """Name of the candidate, and of its source if it has one."""
         k = candidate.source
-        return candidate.name if k is None else f"{candidate.name} @ {self.sources[k].card.get('name', k)}"
+        return candidate.name if k is None else f"{candidate.name} @ {self.names[k]}"
 
     def fit(self, candidate: Candidate, rows: np.ndarray, seed: int) -> Model:
         """Train a candidate on the labels of ``rows``."""

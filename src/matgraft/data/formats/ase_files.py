@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 
 import ase.io
@@ -10,7 +11,7 @@ from ase.db import connect
 from ase.db.row import AtomsRow
 
 from matgraft.data.dataset import Dataset, Label
-from matgraft.data.formats.common import SPECS_KEY, gather, labels_and_columns, stem
+from matgraft.data.formats.common import SPECS_KEY, gather, labels_and_columns, read_text, stem
 
 # Key of the ``data`` of a row under which things are kept that ASE does not take as key-value pairs.
 DATA_KEY = "matgraft"
@@ -19,7 +20,7 @@ ROW_IDS = ("material_id", "structure_id", "uid", "name")
 
 def read_poscar(path: Path) -> Dataset:
     """Read one structure; a file called just POSCAR or CONTCAR is known by its folder."""
-    atoms: Atoms = ase.io.read(path, format="vasp")  # type: ignore[assignment]
+    atoms: Atoms = ase.io.read(StringIO(read_text(path)), format="vasp")  # type: ignore[assignment]
     return Dataset.from_atoms([atoms], [_name(path)], source=str(path))
 
 
@@ -41,25 +42,26 @@ def _with_moments(row: AtomsRow) -> Atoms:
 def read_ase_db(path: Path) -> Dataset:
     """Read all rows of an ASE database; energies and key-value pairs become labels and columns."""
     database = connect(path, use_lock_file=False)
-    structures, ids, fields, named = [], [], [], []
+    structures, fields = [], []
+    ids: list[str] = []
+    without: list[int] = []
     for row in database.select():
         values = {name: row.get(name) for name in ("energy", "free_energy") if row.get(name) is not None}
         values |= row.key_value_pairs
         own = row.data.get(DATA_KEY, {})
         values |= own.get("values", {})
+        if "id" not in own:
+            without.append(len(ids))
         ids.append(own.get("id", f"{stem(path)}-{row.id}"))
-        keys = () if "id" in own else ROW_IDS
-        named.append(next((key for key in keys if isinstance(values.get(key), str)), None))
         structures.append(_with_moments(row))
         fields.append(values)
     for key in ROW_IDS:
-        rows = [k for k, name in enumerate(named) if name == key]
-        names = [fields[k][key] for k in rows]
-        # Of a name that several structures have, such as their formula, each keeps the number of its row.
-        if len({*names}) == len(names):
-            for k, name in zip(rows, names, strict=True):
-                ids[k] = name
-                del fields[k][key]
+        rows = [k for k in without if isinstance(fields[k].get(key), str)]
+        # What several structures are called, such as their formula, tells none from the others.
+        if len({fields[k][key] for k in rows}) == len(rows):
+            for k in rows:
+                ids[k] = fields[k].pop(key)
+            without = [k for k in without if k not in {*rows}]
     stated = database.metadata.get(SPECS_KEY)
     specs = {name: Label(**meaning) for name, meaning in (stated or {}).items()}
     labels, columns = labels_and_columns(gather(fields), None if stated is None else specs)
