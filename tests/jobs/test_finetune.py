@@ -21,6 +21,7 @@ from matgraft.jobs.finetune import run_finetune, starts
 from matgraft.jobs.folder import alone
 from matgraft.models.files import load_model
 from matgraft.training import contest, portfolio
+from matgraft.training.recipe import DIRECT
 
 graft = partial(run_finetune, recipe="tl1", intervals=False)
 FILES = {
@@ -275,6 +276,24 @@ def test_a_contest_chooses_tells_and_is_saved(salts, source, cheap, tmp_path):
     where = {name: i for i, name in enumerate(dataset.ids)}
     predicted = load_model(tmp_path / "out").predict(dataset[[where[row["id"]] for row in rows]]).values
     np.testing.assert_allclose(predicted, [float(row["prediction"]) for row in rows], atol=1e-4)
+
+
+def test_every_source_is_a_baseline_by_its_name(salts, source, cheap, tmp_path, monkeypatch):
+    brief = DIRECT.changed(epochs=1)
+    monkeypatch.setattr(finetune_job, "recipes", lambda preset: (brief, brief))
+    other = load_model(source).with_card(name="other").save(tmp_path / "other")
+    options = {"source": f"{source},{other}", "val": "12", "workers": 1, "direct": True}
+    result = run_finetune(salts, "energy", tmp_path / "out", **options)
+    names = [name.partition(" @ ")[2] for name in result.metrics["baselines"] if " @ " in name]
+    assert len(names) == 4
+    assert len({*names}) == 2
+    shown = [row[0] for row in result.table.rows]
+    assert "source + robust references (other)" in shown
+    assert "direct training" in shown
+    # As good as nothing for total energies.
+    assert "source model as it is (other)" not in shown
+    assert "source model as it is (other)" in result.table.caption
+    assert (tmp_path / "out" / "parity.png").is_file()
 
 
 def test_an_interrupted_contest_goes_on(salts, source, cheap, tmp_path, monkeypatch):
