@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -97,6 +98,8 @@ def test_an_interrupted_terminal_ends_all_at_once_and_quietly(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # As on a terminal: what a shell starts in the background is deaf to it.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as started:
         assert started.stdout.readline() == "at work\n"
         begun = time.monotonic()
