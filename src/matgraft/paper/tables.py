@@ -168,8 +168,9 @@ def table4(results: Results) -> Table:
                 ]
             )  # fmt: skip
     caption = (
-        "processor seconds on one core (published: a Titan RTX); last columns: in units of N calculations of "
-        f"{published.DFT_SECONDS['mean'] / 60:.0f} min, the published mean on 16 cores"
+        "processor seconds on one core, of the source by the clock (published: a Titan RTX); last "
+        f"columns: in units of N calculations of {published.DFT_SECONDS['mean'] / 60:.0f} min, the published "
+        "mean on 16 cores"
     )
     columns = ["", "N", "no TL", "TL1 alone", "TL1 with its source", "no TL / labels", "TL1 / labels"]
     return Table(columns, rows, "Table 4: training times", caption)
