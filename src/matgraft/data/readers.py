@@ -20,7 +20,7 @@ from matgraft.data.checks import check_label, check_structures, check_values, li
 from matgraft.data.dataset import Dataset, LabelKind
 from matgraft.data.formats.ase_files import read_ase_db, read_poscar
 from matgraft.data.formats.cif import read_cif
-from matgraft.data.formats.common import Skipped, is_number, read_bytes, stem
+from matgraft.data.formats.common import Skipped, is_number, is_packed, read_bytes, stem
 from matgraft.data.formats.csv_cif import read_csv_cif
 from matgraft.data.formats.extxyz import read_extxyz
 from matgraft.data.formats.npz import read_npz
@@ -125,13 +125,13 @@ def _with_target(ds: Dataset, target: str, kind: LabelKind | None, unit: str | N
         )
     column = ds.columns.get(target)
     if target not in ds.labels and column is not None:
-        k = next((k for k, value in enumerate(column.tolist()) if not is_number(str(value))), None)
-        if k is not None:
+        ds = ds.with_columns_as_labels({target})
+        if target not in ds.labels:
+            k = next((k for k, value in enumerate(column.tolist()) if not is_number(str(value))), 0)
             raise InputError(
                 f"{ds.source}: {target!r} cannot be a label, its values are not all numbers (structure "
                 f"{ds.ids[k]} has {str(column[k])!r}). Correct them, or name another with --target."
             )
-        ds = ds.with_columns_as_labels({target})
     ds.values(target)
     spec = ds.specs[target]
     if kind is not None and kind != spec.kind:
@@ -202,7 +202,7 @@ def files_in(folder: Path) -> list[Path]:
 def format_of(path: Path) -> Format | None:
     """The format that a file's name promises."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    packed = bool(suffixes) and suffixes[-1] == ".gz"
+    packed = is_packed(path)
     suffix = suffixes[-2 if packed else -1] if len(suffixes) > packed else ""
     found = next((known for known in FORMATS if suffix in known.suffixes and known.packed >= packed), None)
     return POSCAR if found is None and path.name.startswith(("POSCAR", "CONTCAR")) else found

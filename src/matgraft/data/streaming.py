@@ -16,7 +16,7 @@ from matgraft.data import catalogue
 from matgraft.data.checks import check_structures
 from matgraft.data.dataset import Dataset
 from matgraft.data.formats import npz
-from matgraft.data.formats.common import Skipped, stem
+from matgraft.data.formats.common import Skipped, is_packed, stem
 from matgraft.data.formats.csv_cif import read_table
 from matgraft.data.formats.extxyz import Part, parts, read_extxyz
 from matgraft.data.readers import (
@@ -278,7 +278,7 @@ def _rows(
 def _frames(source: Path, size: int, scratch: Path) -> Iterator[Piece]:
     path = source
     try:
-        if source.suffix.lower() == ".gz":
+        if is_packed(source):
             scratch.mkdir(parents=True)
             path = scratch / source.with_suffix("").name
             with gzip.open(source) as packed, open(path, "wb") as plain:

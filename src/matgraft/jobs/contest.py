@@ -49,9 +49,8 @@ def run_contest(
     workers : int, optional
         Processes of one thread each; default one per core.
     """
-    most = FOLDS * len(entrants(bench, len(rows)))
-    bench.prepare(entrants(bench, len(rows)))
-    with _at_work(bench, seed, folder, workers, most, "contest") as (run, executor):
+    everyone = entrants(bench, len(rows))
+    with _at_work(bench, everyone, seed, folder, workers, "contest") as (run, executor):
         held = contest(bench, rows, seed, run=run, groups=groups)
         winners = {executor.submit(_refit, one, rows, seed): one for one in held.weights}
         return held, outcome(bench, held, seed, dict(finished(winners)))
@@ -67,18 +66,19 @@ def cross_validate(
     groups: np.ndarray | None = None,
 ) -> Contest:
     """One candidate alone on the folds of a contest, kept and resumed like :func:`run_contest`."""
-    bench.prepare([candidate])
-    with _at_work(bench, seed, folder, workers, FOLDS, "intervals") as (run, _):
+    with _at_work(bench, [candidate], seed, folder, workers, "intervals") as (run, _):
         return single(bench, candidate, rows, seed, run=run, groups=groups)
 
 
 @contextmanager
 def _at_work(
-    bench: Bench, seed: int, folder: Path, workers: int | None, most: int, doing: str
+    bench: Bench, candidates: Sequence[Candidate], seed: int, folder: Path, workers: int | None, doing: str
 ) -> Iterator[tuple[Runner, Executor]]:
     """What does the fits of folds in several processes, and these processes."""
     folder.mkdir(parents=True, exist_ok=True)
     workers = workers or os.cpu_count() or 1
+    bench.prepare(candidates)
+    most = FOLDS * len(candidates)
     with Progress(most, doing, unit="fits at most") as progress, pool(workers, _start, bench) as executor:
 
         def run(works: Sequence[Work]) -> Iterator[tuple[Work, np.ndarray]]:

@@ -40,14 +40,19 @@ def refuse(path: Path, name: str, problem: str, skipped: list[Skipped] | None) -
     skipped.append(Skipped(str(path), name, problem))
 
 
+def is_packed(path: Path) -> bool:
+    """Whether a file's name says that it is compressed by gzip."""
+    return path.suffix.lower() == ".gz"
+
+
 def stem(path: Path) -> str:
     """File name without its extension, and without ``.gz``."""
-    return path.with_suffix("").stem if path.suffix.lower() == ".gz" else path.stem
+    return path.with_suffix("").stem if is_packed(path) else path.stem
 
 
 def read_bytes(path: Path, start: int = 0, stop: int | None = None) -> bytes:
     """The file's content between two places, decompressed if its name ends in ``.gz``."""
-    with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as file:
+    with gzip.open(path) if is_packed(path) else open(path, "rb") as file:
         file.seek(start)
         return file.read(-1 if stop is None else stop - start)
 
