@@ -450,7 +450,7 @@ def arrays(salts) -> dict[str, np.ndarray]:
         "e_form_spread": np.zeros(3, dtype=np.float32),
         "structure_origin": np.array([0, 1, 3], dtype=np.uint8),
         "clean": np.array([True, False, True]),
-        "forces": np.zeros((12, 3), dtype=np.float32),
+        "forces": np.arange(36, dtype=np.float32).reshape(12, 3),
     }
 
 
@@ -462,6 +462,7 @@ def test_npz(arrays, salts, tmp_path):
     assert ds.positions.dtype == np.float64
     assert set(ds.labels) == {"energy"}
     assert set(ds.columns) == {"e_form_spread", "structure_origin", "clean"}
+    assert ds[[2]].forces.tolist() == arrays["forces"][-len(salts[2]) :].tolist()
     assert all(same_crystal(own, atoms) for own, atoms in zip(ds, salts, strict=True))
 
 

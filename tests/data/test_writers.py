@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import ase.db
 import ase.io
 import numpy as np
 import pytest
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from matgraft.data import Dataset, Label, catalogue
 from matgraft.data.readers import read
 from matgraft.data.writers import write
 from matgraft.errors import InputError
+from matgraft.jobs.data import info
 
 NAMES = ["out.xyz", "out.extxyz", "out.db", "out.dataset", "out"]
 
@@ -98,19 +102,36 @@ def test_ase_queries_the_database(dataset, tmp_path):
 
 @pytest.mark.parametrize("name", ["out.xyz", "out.db"])
 def test_ase_reads_the_forces(dataset, tmp_path, name):
-    forces = np.random.default_rng(0).normal(size=dataset.positions.shape)
-    write(dataset, tmp_path / name, forces)
+    ds = replace(dataset, forces=np.random.default_rng(0).normal(size=dataset.positions.shape))
+    write(ds, tmp_path / name)
     frames = ase.io.read(tmp_path / name, index=":")
-    assert np.array_equal(np.concatenate([atoms.get_forces() for atoms in frames]), forces)
+    assert np.array_equal(np.concatenate([atoms.get_forces() for atoms in frames]), ds.forces)
     assert [atoms.get_potential_energy() for atoms in frames] == dataset.labels["energy"].tolist()
-    assert_equal(read(tmp_path / name), dataset)
+    # What ASE writes of its own is read, too.
+    for other in ("foreign.extxyz", "foreign.db"):
+        ase.io.write(tmp_path / other, frames)
+        np.testing.assert_allclose(read(tmp_path / other).forces, ds.forces, atol=1e-8)
 
 
-def test_forces_in_a_folder(dataset, tmp_path):
-    forces = np.random.default_rng(0).normal(size=dataset.positions.shape)
-    write(dataset, tmp_path / "out", forces)
-    assert np.array_equal(np.load(tmp_path / "out" / "forces.npy"), forces)
-    assert_equal(read(tmp_path / "out"), dataset)
+@pytest.mark.parametrize("name", NAMES)
+def test_forces_of_some_structures(dataset, tmp_path, name):
+    """Structures without, among others with forces, stay without; parts and selections carry them."""
+    atoms = dataset.atoms(0)
+    atoms.calc = SinglePointCalculator(atoms, forces=np.arange(3.0 * len(atoms)).reshape(-1, 3))
+    bare = dataset.atoms(1)
+    moved = atoms.copy()
+    moved.calc = SinglePointCalculator(atoms, forces=np.zeros((len(atoms), 3)))
+    moved.rattle(0.1)
+    ds = Dataset.from_atoms([bare, atoms, moved], ["bare", "known", "stale"])
+    write(Dataset.concatenate([ds[:1], ds[1:]]), tmp_path / name)
+    again = read(tmp_path / name)[[1, 0, 2]]
+    first, *_ = np.split(again.forces, again.offsets[1:-1])
+    assert np.array_equal(first, atoms.get_forces())
+    assert np.isnan(again.forces[again.offsets[1] :]).all()
+    assert read(tmp_path / name)[:1].forces.shape == (len(bare), 3)
+    assert info(tmp_path / name)["with_forces"] == 1
+    write(dataset, tmp_path / name)
+    assert read(tmp_path / name).forces is None
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -616,7 +616,7 @@ def data_convert(
     out: Annotated[Path, typer.Argument(help="New file: .extxyz, .db, or a folder (fast, memory-mapped).")],
     as_json: Json = False,
 ) -> None:
-    """Write structures and labels in another format; forces and stresses of a file are not kept.
+    """Write structures, labels and forces in another format; stresses are not kept.
 
     Example: `matgraft data convert tmo-oxides oxides.extxyz`
     """
@@ -638,7 +638,7 @@ def data_split(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Split a data set into training and validation files; forces and stresses are not kept.
+    """Split a data set into training and validation files; forces are kept, stresses are not.
 
     Example: `matgraft data split tmo-oxides --val 117 --group formula --out split`
     """

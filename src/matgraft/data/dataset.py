@@ -40,6 +40,8 @@ _NOT_OF_THE_CELL = {
 }  # fmt: skip
 
 _ARRAYS = ("ids", "natoms", "numbers", "positions", "cells", "pbc")
+_OF_ATOMS: dict[str, tuple[tuple[int, ...], float]] = {"moments": ((), 0.0), "forces": ((3,), np.nan)}
+"""Values per atom that a data set may have: their shape, and what stands where a structure has none."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,9 @@ class Dataset:
         Where the structures were read from; used in messages only.
     moments : ndarray of float64, shape (N,), optional
         Magnetic moments that a calculation is to start from, in Bohr magnetons; None if no structure has any.
+    forces : ndarray of float64, shape (N, 3), optional
+        In eV/Angstrom, NaN for a structure without; None if no structure has any. They are handed on to the
+        files that are written: nothing here learns from them.
     """
 
     ids: np.ndarray
@@ -165,6 +170,7 @@ class Dataset:
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     source: str = ""
     moments: np.ndarray | None = None
+    forces: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n, total = len(self.ids), int(self.natoms.sum())
@@ -174,7 +180,7 @@ class Dataset:
             "positions": (total, 3),
             "cells": (n, 3, 3),
             "pbc": (n, 3),
-            **({} if self.moments is None else {"moments": (total,)}),
+            **{name: (total, *_OF_ATOMS[name][0]) for name in self._of_atoms},
         }
         for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
@@ -202,7 +208,8 @@ class Dataset:
     ) -> Dataset:
         """Gather ASE structures; ids default to ``0, 1, 2 ...``, label meanings to :meth:`Label.guess`.
 
-        Initial magnetic moments are kept, unless they have a direction.
+        Initial magnetic moments are kept, unless they have a direction, and so are the forces that a
+        calculator holds.
         """
         structures = list(structures)
         ids = [str(i) for i in (ids if ids is not None else range(len(structures)))]
@@ -219,6 +226,7 @@ class Dataset:
             columns={name: np.asarray(column) for name, column in (columns or {}).items()},
             source=source,
             moments=_moments(structures, ids, source),
+            forces=_forces(structures),
         )
 
     @classmethod
@@ -268,13 +276,13 @@ class Dataset:
             specs=specs,
             columns=columns,
             source=", ".join(dict.fromkeys(part.source for part in parts if part.source)),
-            moments=(
-                None
-                if all(part.moments is None for part in parts)
-                else np.concatenate(
-                    [np.zeros(len(p.numbers)) if p.moments is None else p.moments for p in parts]
+            **{
+                name: np.concatenate(
+                    [p._of_atoms.get(name, np.full((len(p.numbers), *shape), blank)) for p in parts]
                 )
-            ),
+                for name, (shape, blank) in _OF_ATOMS.items()
+                if any(name in part._of_atoms for part in parts)
+            },
         )
 
     def with_columns_as_labels(self, names: set[str]) -> Dataset:
@@ -320,8 +328,13 @@ class Dataset:
             pbc=self.pbc[rows],
             labels={name: values[rows] for name, values in self.labels.items()},
             columns={name: values[rows] for name, values in self.columns.items()},
-            moments=None if self.moments is None else self.moments[atoms],
+            **{name: values[atoms] for name, values in self._of_atoms.items()},
         )
+
+    @property
+    def _of_atoms(self) -> dict[str, np.ndarray]:
+        """Those of the optional values per atom that there are."""
+        return {name: values for name in _OF_ATOMS if (values := getattr(self, name)) is not None}
 
     def atoms(self, i: int) -> Atoms:
         """Structure ``i`` as an ASE object."""
@@ -396,9 +409,7 @@ class Dataset:
         """Write a folder of ``.npy`` arrays that :meth:`load` maps into memory instead of reading."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        arrays = {name: getattr(self, name) for name in _ARRAYS}
-        if self.moments is not None:
-            arrays["moments"] = self.moments
+        arrays = {name: getattr(self, name) for name in _ARRAYS} | self._of_atoms
         for kind in ("labels", "columns"):
             for name, values in getattr(self, kind).items():
                 arrays[f"{kind}.{quote(name, safe='')}"] = values
@@ -412,7 +423,7 @@ class Dataset:
             "labels": {name: asdict(spec) for name, spec in self.specs.items()},
             "columns": list(self.columns),
             "source": self.source,
-            "moments": self.moments is not None,
+            "per_atom": list(self._of_atoms),
         }
         (folder / "dataset.json").write_text(json.dumps(meta, indent=1))
 
@@ -427,7 +438,7 @@ class Dataset:
                 return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
 
             return cls(
-                **{name: array(name) for name in (*_ARRAYS, *(["moments"] if meta.get("moments") else []))},
+                **{name: array(name) for name in (*_ARRAYS, *meta["per_atom"])},
                 labels={name: array(f"labels.{quote(name, safe='')}") for name in meta["labels"]},
                 specs={name: Label(**spec) for name, spec in meta["labels"].items()},
                 columns={name: array(f"columns.{quote(name, safe='')}") for name in meta["columns"]},
@@ -451,3 +462,21 @@ def _moments(structures: Sequence[Atoms], ids: Sequence[str], source: str) -> np
             moments[k] = np.zeros(len(structures[k]))
     joined = np.concatenate([*moments, np.zeros(0)])
     return joined if joined.any() else None
+
+
+def _forces(structures: Sequence[Atoms]) -> np.ndarray | None:
+    """Forces that calculators hold, those on fixed atoms too, or None if there are none."""
+
+    def held(atoms: Atoms) -> np.ndarray | None:
+        known = "forces" in getattr(atoms.calc, "results", {})
+        return atoms.calc.get_property("forces", atoms, allow_calculation=False) if known else None
+
+    found = [held(atoms) for atoms in structures]
+    if all(forces is None for forces in found):
+        return None
+    return np.concatenate(
+        [
+            np.full((len(atoms), 3), np.nan) if forces is None else np.asarray(forces, dtype=float)
+            for atoms, forces in zip(structures, found, strict=True)
+        ]
+    )

@@ -21,8 +21,8 @@ from matgraft.errors import InputError
 from matgraft.whole import whole
 
 
-def write(ds: Dataset, path: str | Path, forces: np.ndarray | None = None) -> None:
-    """Write structures, ids, labels and columns so that :func:`matgraft.data.readers.read` gives them back.
+def write(ds: Dataset, path: str | Path) -> None:
+    """Write a data set so that :func:`matgraft.data.readers.read` gives all of it back.
 
     Parameters
     ----------
@@ -30,9 +30,6 @@ def write(ds: Dataset, path: str | Path, forces: np.ndarray | None = None) -> No
     path : str or Path
         ``.xyz`` or ``.extxyz`` for extended XYZ, ``.db`` for an ASE database, ``.dataset`` or no extension
         for a folder of arrays. What is there already is replaced once the new one is complete.
-    forces : ndarray, shape (N, 3), optional
-        On all atoms, eV/Angstrom, for programs that learn from them: as ASE keeps them, in a folder as
-        ``forces.npy``. Data sets do not read them back.
 
     Raises
     ------
@@ -44,18 +41,18 @@ def write(ds: Dataset, path: str | Path, forces: np.ndarray | None = None) -> No
         ".xyz": _write_extxyz,
         ".extxyz": _write_extxyz,
         ".db": _write_ase_db,
-        ".dataset": _write_folder,
+        ".dataset": Dataset.save,
     }
-    writer = writers.get(path.suffix.lower(), None if path.suffix else _write_folder)
+    writer = writers.get(path.suffix.lower(), None if path.suffix else Dataset.save)
     if writer is None:
         raise InputError(
             f"{path}: cannot write {path.suffix} files. Use {', '.join(writers)} or no extension."
         )
-    if path.is_dir() and not (writer is _write_folder and (path / "dataset.json").is_file()):
+    if path.is_dir() and not (writer is Dataset.save and (path / "dataset.json").is_file()):
         raise InputError(f"{path}: a folder with other things in it is in the way. Choose another name.")
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as partial:
-        writer(ds, partial, forces)
+        writer(ds, partial)
 
 
 def _values(ds: Dataset, i: int) -> dict[str, float | bool | str]:
@@ -80,25 +77,19 @@ def _comment(values: Mapping[str, float | bool | str]) -> str:
     return " ".join(f"{key(name)}={text(value)}" for name, value in values.items())
 
 
-def _write_folder(ds: Dataset, path: Path, forces: np.ndarray | None) -> None:
-    ds.save(path)
-    if forces is not None:
-        np.save(path / "forces.npy", forces)
-
-
-def _write_extxyz(ds: Dataset, path: Path, forces: np.ndarray | None) -> None:
+def _write_extxyz(ds: Dataset, path: Path) -> None:
     offsets = ds.offsets
     columns, layout = [ds.positions], "species:S:1:pos:R:3"
     if ds.moments is not None:
         columns, layout = [*columns, ds.moments[:, None]], f"{layout}:initial_magmoms:R:1"
-    if forces is not None:
-        columns, layout = [*columns, forces], f"{layout}:forces:R:3"
-    vectors = np.hstack(columns)
+    plain = np.hstack(columns)
     with open(path, "w", encoding="utf-8") as file:
         for i in range(len(ds)):
+            rows = slice(offsets[i], offsets[i + 1])
+            forces = _forces(ds, rows)
             head: dict[str, float | bool | str] = {
                 "Lattice": " ".join(map(repr, ds.cells[i].ravel().tolist())),
-                "Properties": layout,
+                "Properties": layout if forces is None else f"{layout}:forces:R:3",
                 "pbc": " ".join("T" if periodic else "F" for periodic in ds.pbc[i]),
                 "id": str(ds.ids[i]),
             }
@@ -106,10 +97,10 @@ def _write_extxyz(ds: Dataset, path: Path, forces: np.ndarray | None) -> None:
                 del head["Lattice"]
             if i == 0:
                 head[SPECS_KEY] = json.dumps(_specs(ds), ensure_ascii=False)
-            rows = slice(offsets[i], offsets[i + 1])
+            values = plain[rows] if forces is None else np.hstack([plain[rows], forces])
             file.write(f"{ds.natoms[i]}\n{_comment(head | _values(ds, i))}\n")
             # Shortest exact decimals: equal data keep an equal hash through a file.
-            atoms = zip(ds.numbers[rows].tolist(), vectors[rows].tolist(), strict=True)
+            atoms = zip(ds.numbers[rows].tolist(), values.tolist(), strict=True)
             file.writelines(f"{chemical_symbols[z]} {' '.join(map(repr, row))}\n" for z, row in atoms)
 
 
@@ -122,15 +113,20 @@ def _is_key_value(name: str, value: float | bool | str) -> bool:
     return True
 
 
-def _write_ase_db(ds: Dataset, path: Path, forces: np.ndarray | None) -> None:
+def _forces(ds: Dataset, rows: slice) -> np.ndarray | None:
+    """Forces on the atoms of one structure, or None if it has none."""
+    return None if ds.forces is None or np.isnan(ds.forces[rows]).all() else ds.forces[rows]
+
+
+def _write_ase_db(ds: Dataset, path: Path) -> None:
     offsets = ds.offsets
     with connect(path, append=False, use_lock_file=False) as database:
         database.metadata = {SPECS_KEY: _specs(ds)}
         for i, atoms in enumerate(ds):
             values = _values(ds, i)
             results: dict[str, Any] = {"energy": values.pop("energy")} if "energy" in values else {}
-            if forces is not None:
-                results["forces"] = forces[offsets[i] : offsets[i + 1]]
+            if (forces := _forces(ds, slice(offsets[i], offsets[i + 1]))) is not None:
+                results["forces"] = forces
             if results:
                 atoms.calc = SinglePointCalculator(atoms, **results)
             pairs = {name: value for name, value in values.items() if _is_key_value(name, value)}

@@ -216,7 +216,9 @@ def export(
         },
         "versions": versions(),
     }
-    write(dataset, out, np.concatenate(forces) if len(forces) == len(labelled) else None)
+    if len(forces) == len(labelled):
+        dataset = replace(dataset, forces=np.concatenate(forces))
+    write(dataset, out)
     write_json(card_file, card)
     return dataset, card
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import atomic_numbers
 
 from matgraft.data.dataset import Dataset, Label
@@ -34,6 +35,7 @@ from matgraft.data.formats.common import (
 STRUCTURAL = frozenset({"Lattice", "Properties", "pbc"})
 MOMENTS = ("initial_magmoms", "magmoms")
 """Names of a column of magnetic moments, to start from or as calculated, by ASE."""
+FORCES = ("forces", "force")
 
 _PAIR = re.compile(r"""("(?:\\.|[^"\\])*"|[^\s="]+)=("(?:\\.|[^"\\])*"|\{[^}]*\}|\[[^\]]*\]|[^\s"]*)""")
 
@@ -90,15 +92,16 @@ def _frame(lines: list[str], info: dict[str, str]) -> Atoms:
         raise ValueError(f"an atom line has {len(short)} values instead of {first}")
     numbers = _species([row[start[kind]] for row in rows], is_number=kind == "Z")
     positions = np.asarray([row[start["pos"] : start["pos"] + 3] for row in rows], dtype=float)
-    moments = _moments(rows, layout)
-    if "Lattice" not in info:
-        return Atoms(numbers, positions, magmoms=moments)
-    cell = np.asarray(info["Lattice"].split(), dtype=float)
-    if cell.size not in (3, 9):
-        raise ValueError(f"Lattice holds {cell.size} numbers instead of 9")
-    pbc = _periodic(info.get("pbc", "T T T"))
-    cell = cell.reshape(3, 3) if cell.size == 9 else cell
-    return Atoms(numbers, positions, cell=cell, pbc=pbc, magmoms=moments)
+    atoms = Atoms(numbers, positions, magmoms=_column(rows, layout, MOMENTS))
+    if "Lattice" in info:
+        cell = np.asarray(info["Lattice"].split(), dtype=float)
+        if cell.size not in (3, 9):
+            raise ValueError(f"Lattice holds {cell.size} numbers instead of 9")
+        atoms.set_cell(cell.reshape(3, 3) if cell.size == 9 else cell)
+        atoms.set_pbc(_periodic(info.get("pbc", "T T T")))
+    if (forces := _column(rows, layout, FORCES)) is not None:
+        atoms.calc = SinglePointCalculator(atoms, forces=forces)
+    return atoms
 
 
 def _periodic(text: str) -> list[bool]:
@@ -108,15 +111,16 @@ def _periodic(text: str) -> list[bool]:
     return [FLAG[word] for word in words]
 
 
-def _moments(rows: list[list[str]], layout: list[str]) -> np.ndarray | None:
+def _column(rows: list[list[str]], layout: list[str], names: Sequence[str]) -> np.ndarray | None:
+    """Values per atom under the first of some names that is there."""
     first = 0
     found: dict[str, np.ndarray] = {}
     for name, width in zip(layout[::3], map(int, layout[2::3]), strict=True):
-        if name in MOMENTS:
+        if name in names:
             values = np.asarray([row[first : first + width] for row in rows], dtype=float)
             found[name] = values[:, 0] if width == 1 else values
         first += width
-    return next((found[name] for name in MOMENTS if name in found), None)
+    return next((found[name] for name in names if name in found), None)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def read_npz(path: Path, specs: Mapping[str, Label] | None = None) -> Dataset:
     """Read structures and labels; ``specs`` says what labels mean where that is known.
 
     Float arrays with one value per structure become labels, other arrays with one value per structure
-    columns. Arrays with one row per atom other than the structure itself (forces) are left aside.
+    columns; of other arrays with one row per atom, ``forces`` (N, 3) are kept.
     """
     with np.load(path, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
@@ -35,8 +35,10 @@ def read_npz(path: Path, specs: Mapping[str, Label] | None = None) -> Dataset:
         if name not in REDUNDANT and name not in REQUIRED and values.shape == (n,)
     }
     labels, columns = labels_and_columns(fields)
+    forces = arrays.get("forces")
     return replace(
         _structures(path, arrays),
+        forces=None if forces is None or forces.shape != arrays["frac"].shape else forces.astype(float),
         labels=labels,
         specs={name: (specs or {}).get(name, Label.guess(name)) for name in labels},
         columns=columns,
