@@ -182,6 +182,9 @@ def finetune(
     direct: Annotated[
         bool, typer.Option("--direct", help="Also train from a random start, to compare.")
     ] = False,
+    forces: Annotated[
+        bool, typer.Option("--forces", help="Networks learn from forces, too: far better, and slower.")
+    ] = False,
     intervals: Annotated[
         bool, typer.Option(help="Of a single recipe: also learn how far off it is, by five fits more.")
     ] = True,
@@ -215,6 +218,7 @@ def finetune(
         seed=seed,
         preset=preset.value,
         direct=direct,
+        forces=forces,
         intervals=intervals,
         workers=workers,
         label_check=not no_label_check,
@@ -233,6 +237,13 @@ def finetune(
             f"{found['coverage']:.0%} intervals hold {found['held']:.0%} of the labels held out; half width "
             f"{found['median_half_width']:.3g} {unit} (median), {found['mean_half_width']:.3g} {unit} (mean)"
         )
+    if forces and metrics["forces"]:
+        of_forces = metrics["forces"]
+        errors = "; ".join(f"{1e3 * error:.0f} by {name}" for name, error in of_forces["mae"].items())
+        console.print(
+            f"components of forces, mean error in meV/A: {errors}; their mean size is "
+            f"{1e3 * of_forces['mean_absolute']:.0f}"
+        )
     if "reference_cross_validation_per_atom" in metrics:
         checked = metrics["reference_cross_validation_per_atom"]
         rivals = ", ".join(f"{name} {error:.3g}" for name, error in checked.items())
@@ -240,7 +251,7 @@ def finetune(
             f"reference energies: {metrics['reference']}"
             + (f" (error in cross-validation: {rivals})" if rivals else "")
         )
-    pictures = ("contest.png", "intervals.png", "parity.png", "errors.png", "training.png")
+    pictures = ("contest.png", "intervals.png", "parity.png", "forces.png", "errors.png", "training.png")
     for name in (*pictures, "predictions.csv", "metrics.json"):
         if (out / name).is_file():
             console.print(f"  {out / name}", soft_wrap=True)

@@ -395,14 +395,17 @@ class Dataset:
             specs={**self.specs, name: spec or Label.guess(name)},
         )
 
-    def content_hash(self, *targets: str) -> str:
-        """SHA-256 of structures and named labels: equal data, equal hash, whatever the file format."""
+    def content_hash(self, *targets: str, forces: bool = False) -> str:
+        """SHA-256 of structures, named labels and, if asked for, forces: equal data, equal hash, whatever the
+        file format."""
         digest = hashlib.sha256()
         for name in ("natoms", "numbers", "positions", "cells", "pbc"):
             digest.update(np.ascontiguousarray(getattr(self, name)).tobytes())
         for target in targets:
             digest.update(json.dumps(asdict(self.specs[target]), sort_keys=True).encode())
             digest.update(np.ascontiguousarray(self.values(target)).tobytes())
+        if forces and self.forces is not None:
+            digest.update(np.ascontiguousarray(self.forces).tobytes())
         return digest.hexdigest()
 
     def save(self, folder: str | Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -260,6 +261,7 @@ def run_finetune(
     seed: int = 0,
     preset: str = "default",
     direct: bool = False,
+    forces: bool = False,
     intervals: bool = True,
     workers: int | None = None,
     missing: Literal["error", "drop"] = "error",
@@ -293,6 +295,9 @@ def run_finetune(
     preset : {"default", "paper"}
     direct : bool
         Also train from a random start, for comparison.
+    forces : bool
+        Networks learn from the forces of the structures, too: an error of forces weighs
+        :data:`matgraft.training.portfolio.FORCES` beside that of the label.
     intervals : bool
         Also learn how far off predictions are. A contest does in any case; a single recipe is fitted five
         times more, each time without a fifth of the labels.
@@ -337,7 +342,7 @@ def run_finetune(
     cutoff = parent.cutoff if parent else ARCHITECTURES[arch].cutoff
     if parent is not None and ARCHITECTURES[arch].cutoff != cutoff:
         raise InputError(f"{source}: its cutoff of {cutoff} A is not that of {arch}.")
-    task = replace(Task.of(dataset, target, cutoff), prior=prior)
+    task = replace(Task.of(dataset, target, cutoff, forces), prior=prior)
     if sources and (unit := task.label.other_energy_unit):
         log.warning(
             "%s is in %s, but the sources' energies are in eV: only their features help. Convert the labels",
@@ -361,11 +366,16 @@ def run_finetune(
         "seed": seed,
         "preset": preset,
         "direct": direct,
+        "forces": forces,
         "intervals": intervals,
     }
     out = Path(out)
     with alone(out):
         claim(out, settings)
+
+        bench = Bench(task, tuple(sources), ARCHITECTURES[arch])
+        if recipe not in SCHEMES:
+            chosen = bench.adapted(chosen)
 
         def train(name: str, recipe: Recipe, **options) -> Model:
             with Progress(recipe.for_size(len(train_rows)).epochs, name, unit="epochs") as progress:
@@ -373,16 +383,13 @@ def run_finetune(
                     train=task,
                     rows=train_rows,
                     arch=ARCHITECTURES[arch],
-                    recipe=recipe,
+                    recipe=bench.learning(recipe),
                     seed=seed,
                     folder=out / "training" / name,
                     report=lambda row: progress.step(row["epoch"] - progress.count, loss=row["train_loss"]),
                     **options,
                 )
 
-        bench = Bench(task, tuple(sources), ARCHITECTURES[arch])
-        if recipe not in SCHEMES:
-            chosen = bench.adapted(chosen)
         zero_shot = bench.zero_shot[0] if sources else None
         model: Predictor
         held: Contest | None = None
@@ -422,7 +429,8 @@ def run_finetune(
                 predictions["direct"] = task.predicted_by(alone_trained)
             except Diverged as error:
                 log.warning("no direct training to compare with: %s", error)
-        return _write(out, dataset, task, model, recipe, predictions, train_rows, val_rows)
+        rivals = {TITLES[ZERO_SHOT]: parent} if parent and forces else {}
+        return _write(out, dataset, task, model, recipe, predictions, train_rows, val_rows, rivals)
 
 
 def baselines(task: Task, rows: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
@@ -505,6 +513,7 @@ def _write(
     per_atom: dict[str, np.ndarray],
     train_rows: np.ndarray,
     val_rows: np.ndarray,
+    rivals: Mapping[str, Predictor],
 ) -> FinetuneResult:
     label, natoms = task.label, task.natoms[val_rows]
     truth = dataset.values(label.name)[val_rows]
@@ -523,6 +532,9 @@ def _write(
         error = np.abs(predictions[recipe] - truth)
         half_width = half_widths(task, model, val_rows)
         metrics["intervals"] = interval_scores(error, half_width)
+    if task.pulls is not None:
+        held = dataset[val_rows]
+        metrics["forces"] = _judge_forces(out / "forces.png", held, {title(recipe): model, **rivals})
     model = model.with_card(metrics={key: value for key, value in metrics.items() if key != "baselines"})
     model.save(out)
     columns = {"id": dataset.ids[val_rows], "target": truth, "prediction": predictions[recipe]}
@@ -549,6 +561,24 @@ def _write(
     write_json(out / "references.json", model.references.as_dict(assumed=False))
     write_json(out / "metrics.json", metrics)
     return FinetuneResult(model, metrics, comparison(scores, label, len(train_rows), len(val_rows)), out)
+
+
+def _judge_forces(path: Path, dataset: Dataset, models: Mapping[str, Predictor]) -> dict | None:
+    """Errors of the components of forces by model, beside their mean size; None where none are known."""
+    assert dataset.forces is not None
+    known = np.isfinite(dataset.forces)
+    if not known.any():
+        log.warning("no forces in the structures that are held out: those of the graft cannot be judged")
+        return None
+    truth = dataset.forces[known]
+    said = {name: model.derivatives(dataset)[1][known] for name, model in models.items()}
+    parity(path, truth, said, "eV/Å")
+    return {
+        "unit": "eV/Angstrom",
+        "n": len(truth),
+        "mae": {name: float(np.abs(values - truth).mean()) for name, values in said.items()},
+        "mean_absolute": float(np.abs(truth).mean()),
+    }
 
 
 def title(method: str) -> str:

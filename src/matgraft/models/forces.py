@@ -7,8 +7,8 @@ unit vector ``u`` from the first atom to the second, the pair pulls the first wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -65,6 +65,12 @@ class HalfList:
     second: np.ndarray
     distance: np.ndarray
     direction: np.ndarray
+
+    def displaced(self, by: np.ndarray) -> HalfList:
+        """The same pairs with atoms displaced a little, shape (natoms, 3), in Angstrom."""
+        vector = self.direction * self.distance[:, None] + by[self.second] - by[self.first]
+        distance = np.linalg.norm(vector, axis=1)
+        return replace(self, distance=distance, direction=vector / np.maximum(distance, 1e-12)[:, None])
 
 
 def half_lists(dataset: Dataset, cutoff: float) -> Iterator[HalfList]:
@@ -127,10 +133,18 @@ def derivatives(
     return outputs, forces, strain
 
 
-def _of_batch(
-    module: nn.Module, numbers: np.ndarray, natoms: np.ndarray, parts: list[HalfList]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """:func:`derivatives` of one batch."""
+def side_by_side(
+    numbers: np.ndarray, natoms: np.ndarray, parts: Sequence[HalfList]
+) -> tuple[Batch, np.ndarray]:
+    """Structures as one batch in float64, and the unit vectors of its pairs, shape (n_pairs, 3).
+
+    Parameters
+    ----------
+    numbers : ndarray, shape (N,)
+        Atomic numbers of all structures.
+    natoms : ndarray, shape (n,)
+    parts : sequence of HalfList, length n
+    """
     starts = np.cumsum(natoms) - natoms
     first = np.concatenate([part.first + start for part, start in zip(parts, starts, strict=True)])
     second = np.concatenate([part.second + start for part, start in zip(parts, starts, strict=True)])
@@ -141,11 +155,9 @@ def _of_batch(
     order = np.argsort(distance)
     first, second, distance, direction = first[order], second[order], distance[order], direction[order]
     own_image = first == second
-
-    weight = next(module.parameters())
     batch = Batch(
         species=torch.from_numpy(numbers.astype(np.int64)),
-        multiplicity=torch.ones(len(numbers)),
+        multiplicity=torch.ones(len(numbers), dtype=torch.float64),
         structure=torch.from_numpy(structure),
         natoms=torch.from_numpy(natoms.astype(float)),
         first=torch.from_numpy(first),
@@ -154,19 +166,42 @@ def _of_batch(
         # The image at -S is not in the list: the one at S counts for both.
         into_first=torch.from_numpy(np.where(own_image, 2.0, 1.0)),
         into_second=torch.from_numpy(np.where(own_image, 0.0, 1.0)),
-    ).to(weight.device, weight.dtype)
+    )
+    return batch, direction
+
+
+def pulled(batch: Batch, direction: np.ndarray, slope: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Forces, shape (N, 3), and the pull on the first atom of each pair, shape (n_pairs, 3); float64.
+
+    Parameters
+    ----------
+    batch : Batch
+    direction : ndarray, shape (n_pairs, 3)
+        See :func:`side_by_side`.
+    slope : Tensor, shape (n_pairs,)
+        Derivative of the energies with respect to each distance.
+    """
+    pull = slope.cpu().double()[:, None] * torch.from_numpy(direction)
+    forces = torch.zeros(len(batch.species), 3, dtype=torch.float64)
+    return forces.index_add_(0, batch.first.cpu(), pull).index_add_(0, batch.second.cpu(), -pull), pull
+
+
+def _of_batch(
+    module: nn.Module, numbers: np.ndarray, natoms: np.ndarray, parts: list[HalfList]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """:func:`derivatives` of one batch."""
+    weight = next(module.parameters())
+    batch, direction = side_by_side(numbers, natoms, parts)
+    vectors = torch.from_numpy(direction) * batch.distance[:, None]
+    batch = batch.to(weight.device, weight.dtype)
     batch.distance.requires_grad_()
     # Constant weights: nothing is kept or computed for gradients that nobody asks for.
     constants = {name: parameter.detach() for name, parameter in module.named_parameters()}
     with torch.enable_grad():
         output = functional_call(module, constants, (batch,))
-        (gradient,) = torch.autograd.grad((batch.natoms * output).sum(), batch.distance)
-
-    pull = gradient.cpu().double()[:, None] * torch.from_numpy(direction)
-    i, j = torch.from_numpy(first), torch.from_numpy(second)
-    forces = torch.zeros(len(numbers), 3, dtype=torch.float64).index_add_(0, i, pull).index_add_(0, j, -pull)
-    outer = pull[:, :, None] * torch.from_numpy(direction * distance[:, None])[:, None, :]
+        (slope,) = torch.autograd.grad((batch.natoms * output).sum(), batch.distance)
+    forces, pull = pulled(batch, direction, slope)
     strain = torch.zeros(len(natoms), 3, 3, dtype=torch.float64).index_add_(
-        0, torch.from_numpy(structure)[i], outer
+        0, batch.structure[batch.first].cpu(), pull[:, :, None] * vectors[:, None, :]
     )
     return output.detach().cpu().double().numpy(), forces.numpy(), strain.numpy()

@@ -15,7 +15,7 @@ from matgraft.models.predictor import Predictor
 from matgraft.training.graft import LEAST_LABELS, Task
 from matgraft.training.intervals import calibrated
 from matgraft.training.loop import Diverged
-from matgraft.training.portfolio import Bench, Candidate
+from matgraft.training.portfolio import MANY, Bench, Candidate
 
 FOLDS = 5
 ROUNDS = ((0,), (1,), (2, 3, 4))
@@ -183,6 +183,9 @@ def _cross_validate(
 
 def entrants(bench: Bench, n: int) -> list[Candidate]:
     """Who takes part in a contest on ``n`` labels."""
+    if bench.task.pulls is not None:
+        # With its forces a structure says far more than a label does.
+        n = max(n, MANY)
     return [one for one in bench.candidates() if one.least <= n < one.most]
 
 

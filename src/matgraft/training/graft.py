@@ -26,6 +26,7 @@ from matgraft.models.references import References
 from matgraft.models.schnet import Architecture, SchNet
 from matgraft.training.distributed import ALONE, Workers
 from matgraft.training.elements import fit_elements
+from matgraft.training.forces import Pulls
 from matgraft.training.loop import Report, Samples, fit
 from matgraft.training.recipe import DIRECT, FINETUNE, Recipe
 from matgraft.training.schemes import SCHEMES, Scheme
@@ -54,6 +55,8 @@ class Task:
     data_hash : str
     prior : References, optional
         What the user knows of the elements' energies; see :func:`matgraft.training.elements.fit_elements`.
+    pulls : Pulls, optional
+        Forces, for fits that learn from them.
     """
 
     label: Label
@@ -63,17 +66,31 @@ class Task:
     per_atom: np.ndarray
     data_hash: str
     prior: References | None = None
+    pulls: Pulls | None = None
 
     @classmethod
-    def of(cls, dataset: Dataset, target: str, cutoff: float) -> Task:
+    def of(cls, dataset: Dataset, target: str, cutoff: float, forces: bool = False) -> Task:
+        """Make a label ready, and forces if they are to be learnt from.
+
+        Raises
+        ------
+        InputError
+            No such label; no forces, or a label that they are no derivative of.
+        """
         label = dataset.specs[target] if target in dataset.specs else Label.guess(target)
+        if forces and not label.is_energy:
+            raise InputError(
+                f"{target} is {label.meaning}: forces are no derivative of it. Learn from forces with an "
+                "energy in eV or eV/atom."
+            )
         return cls(
             label=label,
             graphs=graphs_of(dataset, cutoff),
             composition=dataset.composition(),
             natoms=dataset.natoms,
             per_atom=label.to_per_atom(dataset.values(target), dataset.natoms),
-            data_hash=dataset.content_hash(target),
+            pulls=Pulls.of(dataset, cutoff) if forces else None,
+            data_hash=dataset.content_hash(target, forces=forces),
         )
 
     def predicted_by(self, model: Predictor) -> np.ndarray:
@@ -180,7 +197,8 @@ def finetune(
         None (or a scheme that starts at random) trains directly. Where the labels hold elements that it
         never saw, give :meth:`~matgraft.models.model.Model.acquainted`, as ``matgraft finetune`` does.
     train : Dataset or Task
-        Labelled structures; every one of them is used, some to stop early if the recipe says so.
+        Labelled structures; every one of them is used, some to stop early if the recipe says so. A recipe
+        that learns from forces needs theirs.
     target : str, optional
         The label; may be left out if the data set has just one.
     rows : ndarray, optional
@@ -219,14 +237,19 @@ def finetune(
         if start is not None
         else arch or (source.network.arch if source else Architecture())
     )
-    task = train if isinstance(train, Task) else Task.of(train, _only_label(train, target), arch.cutoff)
+    recipe = recipe or (FINETUNE if start is not None else DIRECT)
+    task = (
+        train
+        if isinstance(train, Task)
+        else Task.of(train, _only_label(train, target), arch.cutoff, forces=recipe.forces > 0)
+    )
     rows = np.arange(len(task.per_atom)) if rows is None else np.asarray(rows)
     check_request(len(rows), scheme, reference, source is not None)
     if unknown := int((~np.isfinite(task.per_atom[rows])).sum()):
         raise InputError(
             f"{unknown} of {len(rows)} structures have no {task.label.name} that is a number. Leave them out."
         )
-    recipe = (recipe or (FINETUNE if start is not None else DIRECT)).for_size(len(rows))
+    recipe = recipe.for_size(len(rows))
 
     if start is not None and zero_shot is None:
         zero_shot = task.predicted_by(start)
@@ -240,7 +263,12 @@ def finetune(
     )
 
     train_rows, validation_rows = inner_split(rows, recipe.validation, seed)
-    samples = Samples(task.graphs, residual[train_rows] / scale, train_rows)
+    if recipe.forces and task.pulls is None:
+        raise InputError(
+            "the recipe learns from forces, which the task is without: Task.of(..., forces=True)."
+        )
+    pulls = task.pulls and task.pulls.scaled(scale)
+    samples = Samples(task.graphs, residual[train_rows] / scale, train_rows, pulls)
     held_out = Samples(task.graphs, residual[validation_rows] / scale, validation_rows)
     history = fit(
         network,

@@ -22,6 +22,7 @@ from matgraft.graphs import Batch, Graphs
 from matgraft.models.model import run_network
 from matgraft.models.schnet import SchNet
 from matgraft.training.distributed import ALONE, Workers
+from matgraft.training.forces import Pulls, force_error
 from matgraft.training.recipe import Recipe
 from matgraft.training.schemes import Rate, Scheme
 from matgraft.whole import whole
@@ -34,11 +35,15 @@ Report = Callable[[dict], None]
 
 @dataclass(frozen=True)
 class Samples:
-    """Graphs with their targets in the network's units, shape (n,), or (n, outputs) with NaN for unknown."""
+    """Graphs with their targets in the network's units, shape (n,), or (n, outputs) with NaN for unknown.
+
+    ``pulls`` are all structures of the graphs with their forces, for a recipe that learns from forces.
+    """
 
     graphs: Graphs
     targets: np.ndarray
     rows: np.ndarray
+    pulls: Pulls | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -186,7 +191,7 @@ class _Run:
         self.where[train.rows] = np.arange(len(train.rows))
         self.pairs = np.diff(train.graphs.pair_offsets)
         below = any(not name.startswith("output.") for name in self.moving)
-        self.kept: dict[int, torch.Tensor] | None = None if below or recipe.jitter else {}
+        self.kept: dict[int, torch.Tensor] | None = None if below or recipe.jitter or recipe.forces else {}
 
     def epoch(self, state: _State) -> float:
         recipe = self.recipe
@@ -227,13 +232,28 @@ class _Run:
         mine = rows[share]
         if not len(mine):
             return torch.zeros((), device=self.device)
-        graph = self.train.graphs.batch(mine).to(self.device)
-        if self.recipe.jitter:
-            noise = self._noise(self.pairs[rows], share, epoch, step)
-            graph = graph.jittered(self.recipe.jitter * noise, self.network.arch.cutoff)
-        loss = self._loss(self._output(graph, mine), self.targets[self.where[mine]]) * (len(mine) / len(rows))
+        targets = self.targets[self.where[mine]]
+        if self.recipe.forces:
+            loss = self._loss_with_forces(mine, targets)
+        else:
+            graph = self.train.graphs.batch(mine).to(self.device)
+            if self.recipe.jitter:
+                noise = self._noise(self.pairs[rows], share, epoch, step)
+                graph = graph.jittered(self.recipe.jitter * noise, self.network.arch.cutoff)
+            loss = self._loss(self._output(graph, mine), targets)
+        loss = loss * (len(mine) / len(rows))
         loss.backward()
         return loss.detach()
+
+    def _loss_with_forces(self, rows: np.ndarray, targets: torch.Tensor) -> torch.Tensor:
+        pulls = self.train.pulls
+        assert pulls is not None
+        graph, direction = pulls.batch(rows)
+        graph = graph.to(self.device, torch.float32)
+        graph.distance.requires_grad_()
+        output = self.network(graph)
+        error = force_error(self.network, pulls, rows, graph, direction, output)
+        return self._loss(output, targets) + self.recipe.forces * error
 
     def _output(self, graph: Batch, rows: np.ndarray) -> torch.Tensor:
         """The network's output; where only its output layers move, the rest is run once per structure."""

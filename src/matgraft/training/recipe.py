@@ -40,6 +40,10 @@ class Recipe(Settings):
         at a minimum of the energy, so that small displacements change the label to second order only.
     further_weight : float
         Weight of each further property of a source with several, beside the first.
+    forces : float
+        Weight of the error of forces beside that of the label, in Angstrom: a label per atom that is wrong by
+        this times an energy counts like a force that is wrong by this energy per Angstrom. 0 learns from
+        labels alone.
     validation : float
         Share of the training set that is held out to choose the best epoch; 0 trains on everything.
     patience : int
@@ -69,6 +73,7 @@ class Recipe(Settings):
     spacing: float = Field(default=0.011, gt=0)
     jitter: float = Field(default=0.0, ge=0)
     further_weight: float = Field(default=0.3, ge=0)
+    forces: float = Field(default=0.0, ge=0)
     validation: float = Field(default=0.0, ge=0, lt=1)
     patience: int = Field(default=0, ge=0)
     min_steps: int = Field(default=0, ge=0)
@@ -79,6 +84,8 @@ class Recipe(Settings):
             raise ValueError(f"rate_min {self.rate_min} is above rate {self.rate}")
         if self.swa_epochs >= self.epochs or (self.swa_epochs and not self.average):
             raise ValueError("swa_epochs must be fewer than epochs, and needs average > 0 before")
+        if self.jitter and self.forces:
+            raise ValueError("jitter moves atoms as if no force pulled; learn from forces without it")
         return self
 
     def for_size(self, n: int) -> Recipe:
