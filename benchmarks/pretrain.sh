@@ -5,10 +5,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 runs=${1:-benchmarks/runs}
 
-ship() { # NAME: a finished run, its model and its errors
-    mkdir -p "src/matgraft/models/shipped/$1" "benchmarks/results/$1"
+ship() { # NAME: a finished run; its card holds its errors and how they fell
+    mkdir -p "src/matgraft/models/shipped/$1"
     cp "$runs/$1"/{model.json,{model,closest,domain}.safetensors} "src/matgraft/models/shipped/$1/"
-    cp "$runs/$1"/{metrics.json,training.png} "benchmarks/results/$1/"
 }
 
 grow() { # NAME [OPTIONS]
@@ -25,9 +24,9 @@ import sys
 from pathlib import Path
 from matgraft import load_model
 runs, name, of = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-load_model(runs / of).with_card(name=name).save(runs / name)
-for file in ("metrics.json", "training.png"):
-    (runs / name / file).write_bytes((runs / of / file).read_bytes())
+model = load_model(runs / of)
+metrics = {part: scores for part, scores in model.card["metrics"].items() if part != "further"}
+model.with_card(name=name, further=[], metrics=metrics).save(runs / name)
 END
     ship "$1"
 }
