@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/source_study.py [--only NAME ...] [--out FOLDER]
 
 Trains variants of ``mp-schnet`` on a short schedule, each with the same number of steps and the same 6,154
-crystals held out, and takes what is there already. Writes ``results/source_study.json``, the picture beside
-it, and the table in ``docs/source.md``.
+crystals held out, and takes what is there already. Writes ``results/source_study.json`` and the table in
+``docs/source.md``.
 """
 
 from __future__ import annotations

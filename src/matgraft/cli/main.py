@@ -149,7 +149,11 @@ def finetune(
     target: Target,
     out: Out,
     source: Annotated[
-        str, typer.Option(help="Shipped source model, model folder, or none; auto compares several (a,b,c).")
+        str,
+        typer.Option(
+            help="Shipped model, model folder, or none; with --recipe auto several (a,b,c). auto: mp-schnet, and in "
+            "a contest mp-schnet-total-energy."
+        ),
     ] = "auto",
     recipe: Annotated[
         str,
@@ -163,7 +167,8 @@ def finetune(
     reference: Annotated[
         str,
         typer.Option(
-            help="Of tl1 to tl3: auto, labels, residual, none, or a JSON file of energies by element."
+            help="Of direct, tl1 to tl3, staged: auto, labels, residual, none, or a JSON file of energies by "
+            "element."
         ),
     ] = "auto",
     references: Annotated[
@@ -177,7 +182,8 @@ def finetune(
     group: GroupBy = None,
     seed: Seed = 0,
     preset: Annotated[
-        Preset, typer.Option(help="Our training settings, or the published ones.")
+        Preset,
+        typer.Option(help="Our training settings, or the published ones (for direct, tl1 to tl3, staged)."),
     ] = Preset.default,
     direct: Annotated[
         bool, typer.Option("--direct", help="Also train from a random start, to compare.")
