@@ -24,7 +24,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from matgraft.data import Dataset
 from matgraft.data.splits import grouped_split, groups, keep_where, random_split
@@ -179,10 +178,10 @@ def _judged(path: Path, waiting: Mapping[Case, dict[str, float] | None], workers
     """Append the cases to a file, each when it is finished."""
     with (
         Progress(len(waiting), "contest", unit="cases") as progress,
-        pool(workers, torch.set_num_threads, 1) as executor,
+        pool(workers) as submit,
         open(path, "a") as lines,
     ):
-        pending = {executor.submit(judge, case, single): case for case, single in waiting.items()}
+        pending = {submit(judge, case, single): case for case, single in waiting.items()}
         for case, result in finished(pending):
             print(json.dumps({"case": vars(case), **result, "versions": versions()}), file=lines, flush=True)
             progress.step()

@@ -81,6 +81,11 @@ def test_singular_cell(dataset, cell):
     refused(with_atoms(dataset, Atoms("Fe", cell=cell, pbc=True)), "odd", "singular cell")
 
 
+def test_periodic_direction_without_extent_beside_one_that_is_not_periodic(dataset):
+    odd = Atoms("Fe", cell=[[0, 0, 0], [0, 0, 0], [0, 0, 5]], pbc=(True, False, True))
+    refused(with_atoms(dataset, odd), "odd", "singular cell")
+
+
 def test_overlap(dataset):
     atoms = Atoms("FeO", [[0, 0, 0], [0.3, 0.2, 0]], cell=[4, 4, 4], pbc=True)
     refused(with_atoms(dataset, atoms), "odd", "0 Fe", "1 O", "0.36 Angstrom")

@@ -150,6 +150,11 @@ FRAME = '2\nLattice="4 0 0 0 4 0 0 0 4" energy=-3.0\nFe 0 0 0\nO 2 0 0\n'
         (FRAME + "hello\n", ("frame 2", "'hello'")),
         (FRAME.replace("4 0 0 0 4", "4 0 0 4"), ("frame 1", "8 numbers")),
         ("0\n\n", ("frame 1", "0 atoms")),
+        (
+            FRAME
+            + FRAME.replace("en", "Properties=species:S:1:pos:R:3:force:R:1 en").replace(" 0\n", " 0 1\n"),
+            ("frame 2 (line 5)", "forces have 1 components"),
+        ),
     ],
 )
 def test_broken_extended_xyz(tmp_path, text, words):

@@ -22,47 +22,38 @@ SCRIPT = """
 import numpy as np
 from matgraft.jobs.pool import pool
 
-with pool(2, print, np.arange(1_000_000)) as executor:
-    executor.submit(abs, -1).result()
+with pool(2, np.arange(1_000_000)) as executor:
+    executor(np.sum).result()
 """
-
-_given: np.ndarray
 
 WAITING = """
 import time
+from functools import partial
 from matgraft.jobs.pool import pool
 
 if __name__ == "__main__":
-    with pool(1, print, "at work") as executor:
-        executor.submit(time.sleep, 60).result()
+    with pool(1) as executor:
+        executor(partial(print, flush=True), "at work").result()
+        executor(time.sleep, 60).result()
 """
 
 
-def _take(values: np.ndarray) -> None:
-    global _given
-    _given = values
-
-
-def _total() -> int:
-    return int(_given.sum())
-
-
-def _die() -> None:
+def _die(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_processes_get_the_arguments(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with pool(2, _take, LARGE) as executor:
-        futures = {executor.submit(_total): k for k in range(4)}
+    with pool(2, LARGE) as executor:
+        futures = {executor(np.sum): k for k in range(4)}
         assert dict(finished(futures)) == dict.fromkeys(range(4), int(LARGE.sum()))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_killed_process_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with pytest.raises(LostWorker, match="killed, out of memory"), pool(1, _take, LARGE) as executor:
-        executor.submit(_die).result()
+    with pytest.raises(LostWorker, match="killed, out of memory"), pool(1, LARGE) as executor:
+        executor(_die).result()
     assert not list(tmp_path.iterdir())
 
 
@@ -78,12 +69,12 @@ def test_a_script_that_starts_itself_in_its_processes_is_told_so(tmp_path):
 
 def test_an_error_in_one_pool_leaves_another_at_work():
     def fail() -> None:
-        with pool(1, abs, 0) as executor:
-            executor.submit(abs, -1).result()
+        with pool(1) as executor:
+            executor(abs, -1).result()
             raise ValueError("of our own")
 
-    with pool(1, abs, 0) as executor:
-        begun = executor.submit(time.sleep, 2)
+    with pool(1) as executor:
+        begun = executor(time.sleep, 2)
         with pytest.raises(ValueError, match="of our own"):
             fail()
         begun.result()

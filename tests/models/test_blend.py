@@ -14,7 +14,7 @@ from matgraft.data import Dataset, Label
 from matgraft.errors import InputError
 from matgraft.graphs import build_graphs
 from matgraft.graphs.closest import closest
-from matgraft.models.blend import Blend
+from matgraft.models.blend import MEMBERS, Blend
 from matgraft.models.files import load_model, load_source
 from matgraft.models.model import CARD, Model
 from matgraft.models.references import References
@@ -118,6 +118,9 @@ def test_saved_and_loaded(blend, crystals, tmp_path):
     loaded = load_model(blend.save(tmp_path / "blend"))
     np.testing.assert_array_equal(loaded.predict(crystals).values, blend.predict(crystals).values)
     assert (loaded.card, loaded.content_hash()) == (blend.card, blend.content_hash())
+    assert loaded.bounds_hash() == blend.bounds_hash()
+    # What follows from the members is kept with them alone.
+    assert {path.name for path in (tmp_path / "blend").iterdir()} == {CARD, MEMBERS}
     again = Blend.of(blend.members, (0.5, 0.5), {})
     assert load_model(again.save(tmp_path / "blend")).weights == (0.5, 0.5)
 

@@ -53,9 +53,9 @@ def test_learns(samples, loss, optimizer, schedule):
     train, validation = samples
     recipe = Recipe(epochs=15, batch_size=8, rate=5e-3, loss=loss, optimizer=optimizer, schedule=schedule)
     net = network()
-    history = fit(net, train, validation, recipe, SCHEMES["direct"])
+    history = fit(net, train, validation, recipe, SCHEMES["direct"], scale=2.5)
     assert history[-1]["train_loss"] < 0.5 * history[0]["train_loss"]
-    error = np.abs(run_network(net, validation.graphs, validation.rows) - validation.targets).mean()
+    error = 2.5 * np.abs(run_network(net, validation.graphs, validation.rows) - validation.targets).mean()
     assert error == pytest.approx(min(row["validation_mae"] for row in history), abs=1e-4)
 
 
@@ -232,7 +232,7 @@ cli.main()
 
 @pytest.mark.slow
 def test_sigkill_at_random_moments_changes_nothing(crystals, tmp_path):
-    """Ten kills at random moments of one fine-tune; each resumed run ends with the uninterrupted weights."""
+    """Kills at random moments of one fine-tune; each resumed run ends with the uninterrupted weights."""
     from matgraft.data.writers import write
 
     write(crystals, tmp_path / "salts.extxyz")
@@ -260,18 +260,22 @@ def test_sigkill_at_random_moments_changes_nothing(crystals, tmp_path):
         duration = time.monotonic() - started
     expected = load_model(tmp_path / "whole").network.state_dict()
     rng = np.random.default_rng(0)
-    killed = 0
-    for k in range(10):
-        out = tmp_path / f"killed{k}"
+    tried = killed = 0
+    while killed < 6:
+        out = tmp_path / f"killed{tried}"
+        tried += 1
         process = subprocess.Popen(
             command(out), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         time.sleep(rng.uniform(0.3, 0.95) * duration)
         process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
+        if process.wait() == -signal.SIGKILL:
+            killed += 1
+        else:
+            # It was faster than it had been: perhaps a busy neighbour is gone.
+            duration *= 0.8
         subprocess.run(command(out), check=True, env=environment, capture_output=True)
         assert same(expected, load_model(out).network.state_dict())
-    assert killed >= 5
 
 
 def test_stochastic_weight_averaging_is_the_mean_of_the_last_steps(samples, monkeypatch):

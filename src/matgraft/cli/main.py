@@ -151,8 +151,8 @@ def finetune(
     source: Annotated[
         str,
         typer.Option(
-            help="Shipped model, model folder, or none; with --recipe auto several (a,b,c). auto: mp-schnet, and in "
-            "a contest mp-schnet-total-energy."
+            help="Shipped model, model folder, or none; for a contest several (a,b,c). auto: mp-schnet, "
+            "and for a contest mp-schnet-total-energy."
         ),
     ] = "auto",
     recipe: Annotated[

@@ -102,8 +102,9 @@ def check_ids(ds: Dataset) -> None:
 def _complete(ds: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Cells with a unit vector for each non-periodic direction that has none, and their heights (n, 3)."""
     cells = np.array(ds.cells)
-    lacking = ~ds.pbc & (np.abs(cells).max(axis=2, initial=0) == 0)
-    for i in np.flatnonzero(lacking.any(axis=1)):
+    lacking = np.abs(cells).max(axis=2, initial=0) == 0
+    # Completing would also fill in periodic directions that have no extent.
+    for i in np.flatnonzero((lacking & ~ds.pbc).any(axis=1) & ~(lacking & ds.pbc).any(axis=1)):
         cells[i] = Cell(cells[i]).complete().array
     areas = np.linalg.norm(
         np.stack([np.cross(cells[:, k - 2], cells[:, k - 1]) for k in range(3)], axis=1), axis=2

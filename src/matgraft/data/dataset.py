@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
@@ -108,6 +109,11 @@ class Label:
     def is_energy(self) -> bool:
         """Whether it is an energy that grows with the amount of matter, in eV: no band gap, for instance."""
         return self.kind != "intensive" and self.unit.startswith("eV")
+
+    @property
+    def per_atom_unit(self) -> str:
+        """Unit of values on the per-atom scale; see :meth:`to_per_atom`."""
+        return f"{self.unit}/atom" if self.kind == "cell" else self.unit
 
     def to_per_atom(self, values: np.ndarray, natoms: np.ndarray) -> np.ndarray:
         """Values on the scale a mean-pooling network works on: divided by ``natoms`` if per cell."""
@@ -302,7 +308,7 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.ids)
 
-    @property
+    @cached_property
     def offsets(self) -> np.ndarray:
         """Start row of each structure, and the end of the last; shape (n + 1,)."""
         offsets = np.zeros(len(self.natoms) + 1, dtype=np.int64)

@@ -388,7 +388,8 @@ def training_curve(path: str | Path, history: Sequence[Mapping], unit: str = "")
             ax.set_title(
                 f"loss not finite in {broken} {epochs}", fontsize=SMALL, color=FAINT, fontweight="normal"
             )
-        ax.set_ylabel(with_unit("loss; MAE", unit, brackets=True) if np.isfinite(mae).any() else "loss")
+        error = f"; {with_unit('MAE', unit, brackets=True)}" if np.isfinite(mae).any() else ""
+        ax.set_ylabel(f"loss (network's units){error}")
         below.set_xlabel("epoch")
         fig.align_ylabels()
         first, last = float(epoch.min()), float(epoch.max())

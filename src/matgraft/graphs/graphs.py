@@ -106,7 +106,7 @@ class Graphs:
     def batch(self, rows: np.ndarray) -> Batch:
         """Structures ``rows`` side by side."""
         rows = np.asarray(rows, dtype=np.int64)
-        arrays = _gather(
+        arrays = gathered(
             rows,
             self.node_offsets,
             self.pair_offsets,
@@ -251,7 +251,7 @@ def _build(numbers, positions, cells, pbc, offsets, cutoff, tolerance, merge_equ
 
 
 @njit(cache=True)
-def _gather(
+def gathered(
     rows, node_offsets, pair_offsets, species, multiplicity, first, second, distance, into_first, into_second
 ):
     n_nodes = n_pairs = 0

@@ -273,11 +273,9 @@ def _run(plans: Sequence[Plan], workers: int | None) -> list[dict]:
     total = sum(len(one.fits) for one in plans)
     with (
         Progress(total, "benchmark", unit="fits", done=total - len(waiting)) as progress,
-        pool(workers or os.cpu_count() or 1, _start_worker, [one._job for one in plans]) as executor,
+        pool(workers or os.cpu_count() or 1, [one._job for one in plans]) as submit,
     ):
-        pending = {
-            executor.submit(_fit, k, subset, method): (k, subset, method) for k, subset, method in waiting
-        }
+        pending = {submit(_fit, *work): work for work in waiting}
         for (k, subset, method), result in finished(pending):
             known[k][subset.name, method] = result
             write_json(plans[k].fits[subset.name, method], result)
@@ -328,20 +326,12 @@ def _report(one: Plan, known: dict[tuple[str, str], dict]) -> dict:
     return report
 
 
-_jobs: list[_Job]
-
-
-def _start_worker(jobs: list[_Job]) -> None:
-    global _jobs
-    _jobs = jobs
-
-
-def _fit(k: int, subset: Subset, method: str) -> dict:
+def _fit(jobs: list[_Job], k: int, subset: Subset, method: str) -> dict:
     """Train one method on one subset, or evaluate the baselines; returns scores and errors by method.
 
     They are NaN where training diverges.
     """
-    job, start, cpu = _jobs[k], time.monotonic(), time.process_time()
+    job, start, cpu = jobs[k], time.monotonic(), time.process_time()
     try:
         predictions, extra = _predicted(job, subset, method)
     except Diverged:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,8 +13,7 @@ import numpy as np
 from matgraft.data import Label
 from matgraft.evaluation.tables import Table, number, per_atom_scale
 from matgraft.jobs.folder import write_json
-from matgraft.jobs.pool import finished, pool
-from matgraft.models.model import Model
+from matgraft.jobs.pool import Submit, finished, pool
 from matgraft.models.predictor import Predictor
 from matgraft.progress import Progress
 from matgraft.training.contest import (
@@ -50,9 +48,9 @@ def run_contest(
         Processes of one thread each; default one per core.
     """
     everyone = entrants(bench, len(rows))
-    with _at_work(bench, everyone, seed, folder, workers, "contest") as (run, executor):
+    with _at_work(bench, everyone, seed, folder, workers, "contest") as (run, submit):
         held = contest(bench, rows, seed, run=run, groups=groups)
-        winners = {executor.submit(_refit, one, rows, seed): one for one in held.weights}
+        winners = {submit(Bench.fit, one, rows, seed): one for one in held.weights}
         return held, outcome(bench, held, seed, dict(finished(winners)))
 
 
@@ -73,13 +71,13 @@ def cross_validate(
 @contextmanager
 def _at_work(
     bench: Bench, candidates: Sequence[Candidate], seed: int, folder: Path, workers: int | None, doing: str
-) -> Iterator[tuple[Runner, Executor]]:
-    """What does the fits of folds in several processes, and these processes."""
+) -> Iterator[tuple[Runner, Submit]]:
+    """What does the fits of folds in several processes, and what gives these other work."""
     folder.mkdir(parents=True, exist_ok=True)
     workers = workers or os.cpu_count() or 1
     bench.prepare(candidates)
     most = FOLDS * len(candidates)
-    with Progress(most, doing, unit="fits at most") as progress, pool(workers, _start, bench) as executor:
+    with Progress(most, doing, unit="fits at most") as progress, pool(workers, bench) as submit:
 
         def run(works: Sequence[Work]) -> Iterator[tuple[Work, np.ndarray]]:
             pending = {}
@@ -89,34 +87,18 @@ def _at_work(
                     progress.step()
                     yield work, np.asarray(json.loads(path.read_text()))
                 else:
-                    pending[executor.submit(_fit, work, seed)] = work
+                    pending[submit(predicted, work, seed)] = work
             for work, values in finished(pending):
                 write_json(_path(folder, work), values.tolist())
                 progress.step()
                 yield work, values
 
-        yield run, executor
+        yield run, submit
 
 
 def _path(folder: Path, work: Work) -> Path:
     source = "" if work.candidate.source is None else f"-source{work.candidate.source}"
     return folder / f"{work.candidate.name}{source}-fold{work.fold}.json"
-
-
-_bench: Bench
-
-
-def _start(bench: Bench) -> None:
-    global _bench
-    _bench = bench
-
-
-def _fit(work: Work, seed: int) -> np.ndarray:
-    return predicted(_bench, work, seed)
-
-
-def _refit(candidate: Candidate, rows: np.ndarray, seed: int) -> Model:
-    return _bench.fit(candidate, rows, seed)
 
 
 def contest_table(story: dict, label: Label) -> Table:

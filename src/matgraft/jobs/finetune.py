@@ -551,11 +551,11 @@ def _write(
     error_distribution(
         out / "errors.png",
         {name: label.to_per_atom(values - truth, natoms) for name, values in shown.items()},
-        f"{label.unit}/atom" if label.kind == "cell" else label.unit,
+        label.per_atom_unit,
         CHEMICAL_ACCURACY if label.is_energy else None,
     )
     if "history" in model.card:
-        training_curve(out / "training.png", model.card["history"])
+        training_curve(out / "training.png", model.card["history"], label.per_atom_unit)
     if "contest" in model.card:
         contest_chart(out / "contest.png", model.card["contest"], label)
     write_json(out / "references.json", model.references.as_dict(assumed=False))

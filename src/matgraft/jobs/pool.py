@@ -22,16 +22,21 @@ import torch
 
 from matgraft.errors import LostWorker
 
+Submit = Callable[..., Future]
+"""Takes a function of a module, since processes import it anew, and what follows the shared arguments."""
+
+_shared: tuple = ()
+
 
 @contextmanager
-def pool(workers: int, start: Callable[..., None], *arguments: object) -> Iterator[ProcessPoolExecutor]:
-    """A pool whose processes call ``start(*arguments)`` first; on an error they end with what they do.
+def pool(workers: int, *shared: object) -> Iterator[Submit]:
+    """A pool of processes, which end with what they do on an error; yields what gives them work.
 
     Parameters
     ----------
     workers : int
-    start : callable
-        Of a module, since processes import it anew.
+    *shared : object
+        Handed to each process once: the first arguments of all that it is to call.
 
     Raises
     ------
@@ -44,7 +49,7 @@ def pool(workers: int, start: Callable[..., None], *arguments: object) -> Iterat
     # other, and for ever if a child dies meanwhile.
     with tempfile.TemporaryDirectory(prefix="matgraft-pool-") as folder:
         order = Path(folder) / "order"
-        order.write_bytes(pickle.dumps((start, arguments)))
+        order.write_bytes(pickle.dumps(shared))
         context = _Context()
         with ProcessPoolExecutor(
             max_workers=workers,
@@ -53,7 +58,7 @@ def pool(workers: int, start: Callable[..., None], *arguments: object) -> Iterat
             initargs=(order,),
         ) as executor:
             try:
-                yield executor
+                yield lambda function, *more: executor.submit(_call, function, *more)
             except BrokenProcessPool as broken:
                 raise LostWorker(
                     "a process ended before its work was done: killed, out of memory, or started by a script "
@@ -101,8 +106,12 @@ def finished(pending: dict[Future, Any]) -> Iterable[tuple[Any, Any]]:
 def _start(order: Path) -> None:
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, args=(order.parent,), daemon=True).start()
-    start, arguments = pickle.loads(order.read_bytes())
-    start(*arguments)
+    global _shared
+    _shared = pickle.loads(order.read_bytes())
+
+
+def _call(function: Callable, *arguments: object) -> object:
+    return function(*_shared, *arguments)
 
 
 def _end_with_parent(folder: Path) -> None:

@@ -138,8 +138,7 @@ def predict(
                 raise InputError(f"{', '.join(map(str, files))}: no structures in it.")
             known: set[str] = set()
             paths = [kept / f"{k:06}.npz" for k in range(len(chunks))]
-            shared = model if workers > 1 else predictor
-            with closing(_predicted(shared, coverage, chunks, paths, workers)) as ready:
+            with closing(_predicted(predictor, coverage, chunks, paths, workers)) as ready:
                 for path in ready:
                     if not skip_bad:
                         _require_sound(Results.read(path), known)
@@ -240,7 +239,7 @@ def _keep(folder: Path, settings: dict) -> None:
 
 
 def _predicted(
-    model: str | Path | Predictor, coverage: float, chunks: list[Chunk], paths: list[Path], workers: int
+    model: Predictor, coverage: float, chunks: list[Chunk], paths: list[Path], workers: int
 ) -> Generator[Path, None, None]:
     """The file of each chunk once it is there, those of an earlier run first."""
     done = [k for k, path in enumerate(paths) if _is_readable(path)]
@@ -263,40 +262,25 @@ def _is_readable(path: Path) -> bool:
 
 
 def _run(
-    model: str | Path | Predictor, coverage: float, tasks: dict[int, tuple[Chunk, Path]], workers: int
+    model: Predictor, coverage: float, tasks: dict[int, tuple[Chunk, Path]], workers: int
 ) -> Iterator[int]:
     """Predict chunks and say which is finished."""
     if workers == 1 or len(tasks) < 2:
-        predictor = model if isinstance(model, Predictor) else load_model(model)
         for k, (chunk, path) in tasks.items():
-            _predict_chunk(predictor, coverage, chunk).write(path)
+            _predict_chunk(model, coverage, chunk, path)
             yield k
         return
-    with pool(min(workers, len(tasks)), _start_worker, model, coverage) as executor:
-        pending = {executor.submit(_work, chunk, path): k for k, (chunk, path) in tasks.items()}
+    with pool(min(workers, len(tasks)), model, coverage) as submit:
+        pending = {submit(_predict_chunk, chunk, path): k for k, (chunk, path) in tasks.items()}
         for k, _ in finished(pending):
             yield k
 
 
-_predictor: Predictor
-_coverage: float
-
-
-def _start_worker(model: str | Path | Predictor, coverage: float) -> None:
-    global _predictor, _coverage
-    _predictor = model if isinstance(model, Predictor) else load_model(model)
-    _coverage = coverage
-
-
-def _work(chunk: Chunk, path: Path) -> None:
-    _predict_chunk(_predictor, _coverage, chunk).write(path)
-
-
-def _predict_chunk(model: Predictor, coverage: float, chunk: Chunk) -> Results:
+def _predict_chunk(model: Predictor, coverage: float, chunk: Chunk, path: Path) -> None:
     dataset, skipped = read_chunk(chunk)
     # Graphs are as quickly built as read: a pool to screen is no data to train on again and again.
     prediction = model.predict(dataset, build_graphs(dataset, model.cutoff), coverage)
-    return Results(
+    Results(
         ids=dataset.ids,
         values=prediction.values,
         per_atom=prediction.per_atom,
@@ -307,7 +291,7 @@ def _predict_chunk(model: Predictor, coverage: float, chunk: Chunk) -> Results:
         unreferenced=_joined(prediction.unreferenced),
         too_close=_joined(prediction.too_close or [("?",)] * len(dataset)),
         skipped=np.asarray(skipped, dtype=str).reshape(-1, 3),
-    )
+    ).write(path)
 
 
 def _uncertainty(results: Results) -> dict[str, np.ndarray]:

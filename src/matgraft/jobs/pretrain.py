@@ -170,7 +170,7 @@ def pretrain(
     if workers.rank == 0:
         model.save(out, further=models[1:])
         write_json(out / "metrics.json", metrics)
-        training_curve(out / "training.png", history)
+        training_curve(out / "training.png", history, tasks[0].label.per_atom_unit)
     return model
 
 

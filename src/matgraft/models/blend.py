@@ -11,12 +11,13 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from matgraft.data import Dataset, Label
 from matgraft.graphs import Graphs
 from matgraft.models.intervals import Intervals
 from matgraft.models.model import CARD, VERSION, Model, derivatives_of
-from matgraft.models.predictor import Predictor
+from matgraft.models.predictor import INTERVALS, Predictor
 from matgraft.models.references import References
 from matgraft.whole import whole
 
@@ -160,6 +161,14 @@ class Blend(Predictor):
                 for weight, member in zip(self.weights, self.members, strict=True)
             ]
         }
+
+    def _bounds(self) -> dict[str, dict[str, torch.Tensor]]:
+        """Intervals alone: the rest follows from the members."""
+        return {INTERVALS: super()._bounds()[INTERVALS]}
+
+    def bounds_hash(self) -> str:
+        hashes = [super().bounds_hash(), *(member.bounds_hash() for member in self.members)]
+        return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
     def content_hash(self) -> str:
         digest = hashlib.sha256(np.asarray(self.weights, dtype=np.float64).tobytes())

@@ -12,6 +12,7 @@ import torch
 from numba import njit
 
 from matgraft.graphs import Graphs
+from matgraft.graphs.graphs import gathered
 from matgraft.lanes import CHANNELS
 from matgraft.models.cfconv import convolution, sort_by_cell
 from matgraft.models.dense import ROWS_AT_ONCE, dense, filled, packed
@@ -205,45 +206,31 @@ def _pooled(
     pooled = np.zeros((len(rows), layers, n_features))
     start = 0
     while start < len(rows):
-        stop, n_nodes, n_pairs = start, 0, 0
+        stop, n_nodes = start, 0
         while stop < len(rows):
             row = rows[stop]
             more = node_offsets[row + 1] - node_offsets[row]
             if stop > start and n_nodes + more > _NODES:
                 break
             n_nodes += more
-            n_pairs += pair_offsets[row + 1] - pair_offsets[row]
             stop += 1
-        z = np.empty(n_nodes, dtype=np.uint8)
-        a = np.empty(n_pairs, dtype=np.int64)
-        b = np.empty(n_pairs, dtype=np.int64)
-        d = np.empty(n_pairs, dtype=np.float32)
-        m_a = np.empty(n_pairs, dtype=np.float32)
-        m_b = np.empty(n_pairs, dtype=np.float32)
-        node = p = 0
-        for k in range(start, stop):
-            row = rows[k]
-            for q in range(pair_offsets[row], pair_offsets[row + 1]):
-                a[p], b[p] = node + first[q], node + second[q]
-                d[p], m_a[p], m_b[p] = distance[q], into_first[q], into_second[q]
-                p += 1
-            for c in range(node_offsets[row], node_offsets[row + 1]):
-                z[node] = species[c]
-                node += 1
+        part = gathered(
+            rows[start:stop], node_offsets, pair_offsets, species, multiplicity, first, second, distance,
+            into_first, into_second,
+        )  # fmt: skip
+        z, m, structure, a, b, d, m_a, m_b = part
         features = np.empty((layers, n_nodes, n_features), dtype=np.float32)
         values = _per_node(z, a, b, d, m_a, m_b, weights, features)
-        node = 0
-        for k in range(start, stop):
-            row = rows[k]
-            for c in range(node_offsets[row], node_offsets[row + 1]):
-                for o in range(n_outputs):
-                    out[k, o] += multiplicity[c] * values[node, o]
-                for t in range(layers):
-                    for f in range(n_features):
-                        pooled[k, t, f] += multiplicity[c] * features[t, node, f]
-                node += 1
-            if mean:
-                out[k] /= natoms[row]
-                pooled[k] /= natoms[row]
+        for node in range(n_nodes):
+            k = start + structure[node]
+            for o in range(n_outputs):
+                out[k, o] += m[node] * values[node, o]
+            for t in range(layers):
+                for f in range(n_features):
+                    pooled[k, t, f] += m[node] * features[t, node, f]
+        if mean:
+            for k in range(start, stop):
+                out[k] /= natoms[rows[k]]
+                pooled[k] /= natoms[rows[k]]
         start = stop
     return out, pooled

@@ -56,17 +56,18 @@ def load_model(name: str | Path) -> Predictor:
             f"Shipped: {', '.join(shipped_models()) or 'none'}."
         )
     model = _load(folder, label)
-    for path in (folder / CLOSEST, folder / DOMAIN, folder / INTERVALS):
+    for name in (CLOSEST, DOMAIN, INTERVALS) if isinstance(model, Model) else (INTERVALS,):
+        path = folder / name
         if not path.is_file():
             continue
         try:
             tensors = load_file(path)
-            if path.name == INTERVALS:
+            if name == INTERVALS:
                 model = model.with_intervals(Intervals.from_tensors(tensors))
-            elif isinstance(model, Model) and path.name == DOMAIN:
-                model = replace(model, domain=Domain.from_tensors(tensors))
-            elif isinstance(model, Model):
-                model = replace(model, closest=tensors["closest"].numpy())
+            elif name == DOMAIN:
+                model = replace(model, domain=Domain.from_tensors(tensors))  # type: ignore[type-var,call-arg]
+            else:
+                model = replace(model, closest=tensors["closest"].numpy())  # type: ignore[type-var,call-arg]
         except (OSError, SafetensorError, KeyError, TypeError) as error:
             raise InputError(
                 f"{path}: damaged ({error}). Copy the model again, or delete this file."

@@ -276,6 +276,7 @@ def finetune(
         held_out if len(validation_rows) else None,
         recipe,
         scheme,
+        scale=scale,
         seed=seed,
         folder=None if folder is None else Path(folder),
         fingerprint=_fingerprint(task, rows, recipe, scheme, choice, seed, start, arch),
@@ -368,14 +369,13 @@ def train_from_scratch(
         Samples(task.graphs, values[validation_rows], validation_rows),
         recipe,
         scheme,
+        scale=scales[0],
         seed=seed,
         folder=folder,
         fingerprint=digest.hexdigest(),
         report=report,
         workers=workers,
     )
-    for row in history:
-        row["validation_mae"] *= scales[0]
     network.to("cpu").eval()
     species = symbols(task.composition[train_rows])
     seen = task.closest(train_rows, start)

@@ -70,6 +70,7 @@ def fit(
     recipe: Recipe,
     scheme: Scheme,
     *,
+    scale: float = 1.0,
     seed: int = 0,
     folder: Path | None = None,
     fingerprint: str = "",
@@ -88,6 +89,8 @@ def fit(
     recipe : Recipe
     scheme : Scheme
         Which parameters move, how fast, and from which epoch on.
+    scale : float
+        Label units, per atom, of the network's unit: ``validation_mae`` is in these.
     seed : int
         Order of the batches.
     folder : Path, optional
@@ -127,7 +130,7 @@ def fit(
         row = {"epoch": state.epoch + 1, "rate": state.rate, "train_loss": loss}
         if validation is not None:
             error = run.validate(validation)
-            row["validation_mae"] = error
+            row["validation_mae"] = error * scale
             if error < state.best:
                 state.best, state.best_epoch = error, state.epoch + 1
                 run.keep_best()

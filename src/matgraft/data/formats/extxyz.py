@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -79,27 +79,37 @@ def _species(words: list[str], is_number: bool) -> list[int]:
 
 def _frame(lines: list[str], info: dict[str, str]) -> Atoms:
     layout = info.get("Properties", "species:S:1:pos:R:3").split(":")
-    start, first = {}, 0
-    for name, width in zip(layout[::3], layout[2::3], strict=True):
-        start[name] = first
-        first += int(width)
-    kind = "species" if "species" in start else "Z"
-    if kind not in start or "pos" not in start:
+    columns, first = {}, 0
+    for name, width in zip(layout[::3], map(int, layout[2::3]), strict=True):
+        columns[name] = slice(first, first + width)
+        first += width
+    kind = "species" if "species" in columns else "Z"
+    if kind not in columns or "pos" not in columns:
         raise ValueError("Properties must name species (or Z) and pos")
     rows = [line.split() for line in lines]
     short = next((row for row in rows if len(row) < first), None)
     if short is not None:
         raise ValueError(f"an atom line has {len(short)} values instead of {first}")
-    numbers = _species([row[start[kind]] for row in rows], is_number=kind == "Z")
-    positions = np.asarray([row[start["pos"] : start["pos"] + 3] for row in rows], dtype=float)
-    atoms = Atoms(numbers, positions, magmoms=_column(rows, layout, MOMENTS))
+
+    def values(*names: str) -> np.ndarray | None:
+        """Of the first column that there is, shape (natoms, width)."""
+        found = next((columns[name] for name in names if name in columns), None)
+        return None if found is None else np.asarray([row[found] for row in rows], dtype=float)
+
+    numbers = _species([row[columns[kind].start] for row in rows], is_number=kind == "Z")
+    moments, forces = values(*MOMENTS), values(*FORCES)
+    if moments is not None and moments.shape[1] == 1:
+        moments = moments[:, 0]
+    atoms = Atoms(numbers, values("pos"), magmoms=moments)
     if "Lattice" in info:
         cell = np.asarray(info["Lattice"].split(), dtype=float)
         if cell.size not in (3, 9):
             raise ValueError(f"Lattice holds {cell.size} numbers instead of 9")
         atoms.set_cell(cell.reshape(3, 3) if cell.size == 9 else cell)
         atoms.set_pbc(_periodic(info.get("pbc", "T T T")))
-    if (forces := _column(rows, layout, FORCES)) is not None:
+    if forces is not None:
+        if forces.shape[1] != 3:
+            raise ValueError(f"forces have {forces.shape[1]} components instead of 3")
         atoms.calc = SinglePointCalculator(atoms, forces=forces)
     return atoms
 
@@ -109,18 +119,6 @@ def _periodic(text: str) -> list[bool]:
     if len(words) != 3 or not set(words) <= set(FLAG):
         raise ValueError(f"pbc is {text!r} instead of three of T and F")
     return [FLAG[word] for word in words]
-
-
-def _column(rows: list[list[str]], layout: list[str], names: Sequence[str]) -> np.ndarray | None:
-    """Values per atom under the first of some names that is there."""
-    first = 0
-    found: dict[str, np.ndarray] = {}
-    for name, width in zip(layout[::3], map(int, layout[2::3]), strict=True):
-        if name in names:
-            values = np.asarray([row[first : first + width] for row in rows], dtype=float)
-            found[name] = values[:, 0] if width == 1 else values
-        first += width
-    return next((found[name] for name in names if name in found), None)
 
 
 @dataclass(frozen=True)
