@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 from pathlib import Path
@@ -138,6 +139,19 @@ def test_plain_xyz_and_gzip(tmp_path):
     assert not ds.labels
 
 
+def test_isotopes_are_their_element(tmp_path):
+    water = "3\n\nO 3 3 3\nD 3.76 3.59 3\nT 2.24 3.59 3\n"
+    (tmp_path / "heavy.xyz").write_text(water)
+    assert read(tmp_path / "heavy.xyz").numbers.tolist() == [8, 1, 1]
+
+
+def test_atomic_numbers_are_not_cut_to_a_byte(tmp_path):
+    (tmp_path / "odd.xyz").write_text("2\nProperties=Z:I:1:pos:R:3\n11 0 0 0\n273 2 2 2\n")
+    refused(tmp_path / "odd.xyz", "structure odd-0", "unknown species (atomic number 273)")
+    with pytest.raises(InputError, match="structure 1: unknown species"):
+        Dataset.from_atoms([Atoms("H"), Atoms(numbers=[1, 119])])
+
+
 FRAME = '2\nLattice="4 0 0 0 4 0 0 0 4" energy=-3.0\nFe 0 0 0\nO 2 0 0\n'
 
 
@@ -208,6 +222,19 @@ def test_cif_as_ase_writes_it(salts, tmp_path):
         assert same_crystal(ds.atoms(0), ase.io.read(tmp_path / f"{i}.cif"))
 
 
+@pytest.mark.parametrize(("symbol", "setting"), [("S", 1), ("Z", 2)])
+def test_icsd_says_the_origin_by_a_letter(tmp_path, symbol, setting):
+    """As ASE expands it, eight atoms of silicon from the first origin and sixteen from the second."""
+    cell = CELL.replace("4.6(1)", "5.43").replace("4.6", "5.43").replace("2.95", "5.43")
+    name = f"_symmetry_space_group_name_H-M 'F d -3 m {symbol}'\n"
+    sites = (
+        "".join(SITES.splitlines(keepends=True)[:-2]).replace("_atom_site_occupancy\n", "") + "Si1 Si 0 0 0\n"
+    )
+    (tmp_path / "si.cif").write_text(cell + name + sites)
+    expected = crystal(["Si"], [(0, 0, 0)], spacegroup=227, setting=setting, cellpar=[5.43] * 3 + [90] * 3)
+    assert same_crystal(read(tmp_path / "si.cif").atoms(0), expected)
+
+
 @pytest.mark.parametrize(
     "symmetry",
     [
@@ -269,6 +296,12 @@ def test_several_blocks(tmp_path):
             ("rutile", "unknown space group 'P foo'"),
         ),
         (CELL + "_chemical_formula_sum 'Ti O2'\n" + SITES, ("rutile", "do not add up", "Ti O2")),
+        (
+            CELL + "_chemical_formula_sum 'Ti3'\n" + SITES.replace("O1 O2-", "Ti2 Ti"),
+            ("do not add up", "Ti3"),
+        ),
+        (CELL + "_symmetry_space_group_name_H-M 'F d -3 m'\n" + SITES, ("rutile", "two choices of origin")),
+        (CELL + "_symmetry_Int_Tables_number 227\n" + SITES, ("rutile", "two choices of origin")),
         (CELL + SITES.replace("0.305(2)", "?"), ("NaN or infinite",)),
         (CELL.replace("2.95", "0") + SITES, ("singular cell",)),
     ],
@@ -391,6 +424,20 @@ def table(salts, tmp_path) -> Path:
     return path
 
 
+def test_csv_that_holds_the_structures(tmp_path):
+    """As CDVAE publishes its sets: an index by pandas, ids, CIF files as text, labels."""
+    rows = [("7", "b", CELL + operations(136) + SITES, "1.5"), ("3", "a", CELL + SITES, "")]
+    with open(tmp_path / "set.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("", "material_id", "cif", "gap"), *rows])
+    ds = read(tmp_path / "set.csv")
+    assert (ds.ids.tolist(), ds.natoms.tolist(), set(ds.columns)) == (["b", "a"], [6, 2], set())
+    assert same_crystal(ds.atoms(0), RUTILE)
+    np.testing.assert_array_equal(ds.labels["gap"], [1.5, np.nan])
+    text = (tmp_path / "set.csv").read_text()
+    (tmp_path / "set.csv").write_text(text.replace("_atom_site_fract_x", "_atom_site_x"))
+    refused(tmp_path / "set.csv", "set.csv", "structure b", "no data block")
+
+
 def test_csv_with_header(table):
     ds = read(table, target="energy")
     assert ds.ids.tolist() == ["b", "001", "c"]
@@ -431,7 +478,7 @@ def test_broken_tables(table, text, words):
 
 def test_two_structures_for_one_line(table):
     (table.parent / "b.cif").write_text(CELL + SITES + (CELL + SITES).replace("data_rutile", "data_other"))
-    refused(table, "b.cif: several structures")
+    refused(table, "several structures in the CIF of b")
 
 
 def test_text_among_the_values_of_the_target(table):

@@ -122,6 +122,40 @@ def test_crystals_by_other_names_do_not_validate(salts, source, tmp_path):
         graft(salts, "energy", tmp_path / "out", source=source, val=str(tmp_path / "val.extxyz"))
 
 
+def test_repeated_structures_are_told(salts, source, tmp_path, caplog):
+    dataset = Dataset.read(salts)
+    quick = dict(source=source, recipe="residual", val="0.2")
+    graft(dataset, "energy", tmp_path / "one", **quick)
+    assert "more than once" not in caplog.text
+    again = dataset[:2].with_label("energy", dataset.labels["energy"][:2] + 0.25)
+    again = replace(again, ids=np.array(["again", "too"]))
+    graft(Dataset.concatenate([dataset, again]), "energy", tmp_path / "both", **quick)
+    assert f"2 structures stand in the data more than once, first {dataset.ids[0]} = again" in caplog.text
+    assert "labels up to 0.25 eV apart" in caplog.text
+
+
+@pytest.mark.parametrize("recipe", ["tl1", "tl3-residual"])
+def test_forces_are_learnt_and_judged(salts, source, tmp_path, recipe):
+    dataset = Dataset.read(salts)
+    forces = np.random.default_rng(0).normal(size=dataset.positions.shape)
+    dataset = replace(dataset, forces=forces)
+    result = graft(dataset, "energy", tmp_path / "out", source=source, recipe=recipe, forces=True)
+    found = result.metrics["forces"]
+    held = np.isin(dataset.ids, [row["id"] for row in read_predictions(tmp_path / "out" / "predictions.csv")])
+    part = dataset[held]
+    models = [result.model, load_model(source)]
+    errors = [np.abs(np.concatenate(m.forces(part).forces) - part.forces).mean() for m in models]
+    assert list(found["mae"].values()) == pytest.approx(errors, rel=1e-5)
+    assert found["n"] == part.forces.size
+    assert found["mean_absolute"] == pytest.approx(np.abs(part.forces).mean())
+    assert (tmp_path / "out" / "forces.png").is_file()
+    assert result.model.card["recipe"]["forces"] == portfolio.FORCES
+    without = graft(dataset, "energy", tmp_path / "without", source=source, recipe=recipe)
+    assert "forces" not in without.metrics
+    with pytest.raises(InputError, match="forces differ"):
+        graft(dataset, "energy", tmp_path / "without", source=source, recipe=recipe, forces=True)
+
+
 def test_labels_that_are_no_numbers_are_refused(salts, source, tmp_path):
     dataset = Dataset.read(salts)
     energies = dataset.values("energy").copy()

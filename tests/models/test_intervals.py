@@ -71,7 +71,13 @@ def test_they_widen_with_the_distance_from_all_labels_and_stay_finite(intervals)
     found = [intervals.difficulty(composition, scale * features) for scale in (1e2, 1e4, 1e6)]
     assert (found[0] > intervals.difficulty(composition, features)).all()
     for near, far in pairwise(found):
-        np.testing.assert_allclose(far / near, 1e2 ** (0.5 * intervals.power), rtol=0.05)
+        np.testing.assert_allclose(far / near, 1e2 ** (0.5 * max(intervals.power, 1)), rtol=0.05)
+    # However little the difficulty told among the labels.
+    flat = replace(intervals, power=0.0)
+    inside = flat.difficulty(composition, features)
+    np.testing.assert_allclose(inside, 1.0)
+    found = [flat.difficulty(composition, scale * features) for scale in (1e4, 1e6)]
+    np.testing.assert_allclose(found[1] / found[0], 10.0, rtol=0.05)
     other = composition.copy()
     other[:, 22], other[:, 26] = 0, composition[:, 22]
     assert np.isfinite(intervals.difficulty(other, features)).all()

@@ -223,7 +223,7 @@ class Dataset:
         return cls(
             ids=np.asarray(ids, dtype=str),
             natoms=np.asarray([len(atoms) for atoms in structures], dtype=np.int64),
-            numbers=np.concatenate([a.numbers for a in structures] or [[]]).astype(np.uint8),
+            numbers=_numbers(structures, ids, source),
             positions=np.concatenate([a.positions for a in structures] or [np.zeros((0, 3))]).astype(float),
             cells=np.asarray([a.cell.array for a in structures], dtype=float).reshape(-1, 3, 3),
             pbc=np.asarray([a.pbc for a in structures], dtype=bool).reshape(-1, 3),
@@ -455,6 +455,18 @@ class Dataset:
             )
         except (OSError, KeyError, TypeError, EOFError, ValueError) as error:
             raise InputError(f"{folder}: not a readable matgraft data set folder ({error}).") from error
+
+
+def _numbers(structures: Sequence[Atoms], ids: Sequence[str], source: str) -> np.ndarray:
+    """Atomic numbers; one byte holds those that there are, and would make others of what there is not."""
+    numbers = np.concatenate([atoms.numbers for atoms in structures] or [[]])
+    if (odd := np.flatnonzero((numbers < 0) | (numbers >= len(chemical_symbols)))).size:
+        ends = np.cumsum([len(atoms) for atoms in structures])
+        raise InputError(
+            f"{source or 'dataset'}: structure {ids[np.searchsorted(ends, odd[0], side='right')]}: unknown "
+            f"species (atomic number {numbers[odd[0]]:.0f}). Replace it by an element."
+        )
+    return numbers.astype(np.uint8)
 
 
 def _moments(structures: Sequence[Atoms], ids: Sequence[str], source: str) -> np.ndarray | None:

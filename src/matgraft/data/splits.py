@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from ase.data import atomic_numbers
@@ -62,8 +61,8 @@ def random_split(n: int, val_size: float, rng: Rng) -> Split:
     return np.sort(order[count:]), np.sort(order[:count])
 
 
-def groups(ds: Dataset, by: Literal["formula", "chemical_system"]) -> np.ndarray:
-    """The group of each structure: its reduced formula, or its set of elements."""
+def groups(ds: Dataset, by: str) -> np.ndarray:
+    """The group of each structure: its reduced formula, or its set of elements (``chemical_system``)."""
     if by not in ("formula", "chemical_system"):
         raise InputError(f"cannot group by {by!r}; choose formula or chemical_system.")
     return ds.formulas if by == "formula" else ds.chemical_systems
@@ -224,3 +223,93 @@ def condition_name(condition: str) -> str:
     """The label or column that a condition of :func:`keep_where` speaks of."""
     match = _CONDITION.fullmatch(condition)
     return match[1] if match else ""
+
+
+def validation_split(
+    dataset: Dataset, val: str, group: str | None, seed: int, target: str | None = None, **reading
+) -> tuple[Dataset, np.ndarray, np.ndarray]:
+    """Rows to train on and rows to validate on.
+
+    Parameters
+    ----------
+    val : str
+        A fraction, a number of structures, a text file of ids, or a file of further labelled structures
+        (which is then put behind the data set).
+    group : {"formula", "chemical_system"}, optional
+        Keep each group on one side; files must do so.
+    target : str, optional
+        Label that a file of further structures must carry.
+    **reading
+        How such a file is read: ``missing``, ``label_check``; see :func:`matgraft.data.readers.read`.
+    """
+    size = stated_size(val)
+    if size is None:
+        if Path(val).suffix.lower() in ID_LISTS:
+            return _apart(dataset, *split_by_file(dataset, val), group)
+        spec = None if target is None else dataset.specs[target]
+        kind, unit = (None, None) if spec is None else (spec.kind, spec.unit)
+        more = read(val, target, kind, unit, **reading)
+        both = sorted(set(more.ids) & set(dataset.ids))
+        if both:
+            raise InputError(
+                f"{val}: {len(both)} ids are also in {dataset.source}, the first is {both[0]}: "
+                "a structure cannot both train and validate."
+            )
+        if twins := _twins(dataset, more):
+            raise InputError(
+                f"{val}: {len(twins)} structures are also in {dataset.source}, by other names: "
+                f"{list_ids([' = '.join(pair) for pair in twins])}. A structure cannot both train and "
+                "validate."
+            )
+        n = len(dataset)
+        return _apart(Dataset.concatenate([dataset, more]), np.arange(n), np.arange(n, n + len(more)), group)
+    if group is None:
+        return dataset, *random_split(len(dataset), size, seed)
+    return dataset, *grouped_split(groups(dataset, group), size, seed)
+
+
+def _keys(dataset: Dataset) -> list[bytes]:
+    """Equal for structures whose atoms and cells are the same."""
+    places = np.split(dataset.positions.round(4) + 0.0, dataset.offsets[1:-1])
+    kinds = np.split(dataset.numbers, dataset.offsets[1:-1])
+    cells = dataset.cells.round(4) + 0.0
+    return [z.tobytes() + r.tobytes() + c.tobytes() for z, r, c in zip(kinds, places, cells, strict=True)]
+
+
+def _twins(one: Dataset, other: Dataset) -> list[tuple[str, str]]:
+    """Ids of structures of the second data set that are the same as one of the first, and that one's."""
+    known = dict(zip(_keys(one), one.ids.tolist(), strict=True))
+    found = zip(other.ids.tolist(), _keys(other), strict=True)
+    return [(name, known[key]) for name, key in found if key in known]
+
+
+def repeated(dataset: Dataset) -> list[np.ndarray]:
+    """Rows of each structure that stands in a data set more than once, under whatever names."""
+    rows: dict[bytes, list[int]] = {}
+    for row, key in enumerate(_keys(dataset)):
+        rows.setdefault(key, []).append(row)
+    return [np.array(same) for same in rows.values() if len(same) > 1]
+
+
+def _apart(
+    dataset: Dataset, train: np.ndarray, validation: np.ndarray, group: str | None
+) -> tuple[Dataset, np.ndarray, np.ndarray]:
+    """A split that somebody else has made, unless it tears groups apart that are to stay together."""
+    if group is not None:
+        names = groups(dataset, group)
+        if torn := sorted(set(names[train]) & set(names[validation])):
+            raise InputError(
+                f"--group {group}: {list_ids(torn)} would both train and validate. Move them to one side, or "
+                "leave out --group."
+            )
+    return dataset, train, validation
+
+
+def stated_size(val: str) -> float | None:
+    """``0.2`` as a fraction, ``117`` as a number of structures, None for anything else."""
+    for number in (int, float):
+        try:
+            return number(val)
+        except ValueError:
+            continue
+    return None

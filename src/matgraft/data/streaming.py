@@ -17,7 +17,7 @@ from matgraft.data.checks import check_structures
 from matgraft.data.dataset import Dataset
 from matgraft.data.formats import npz
 from matgraft.data.formats.common import Skipped, is_packed, stem
-from matgraft.data.formats.csv_cif import read_table
+from matgraft.data.formats.csv_cif import cif_files
 from matgraft.data.formats.extxyz import Part, parts, read_extxyz
 from matgraft.data.readers import (
     CIF,
@@ -232,7 +232,7 @@ def _sources(path: Path) -> list[Path]:
             raise not_found(path)
         return [path] if known.select or known.structures else [catalogue.locate(known.name)]
     # Labels are not wanted here, only the structures that they belong to.
-    return read_table(path)[2] if format_of(path) is CSV else [path]
+    return (cif_files(path) if format_of(path) is CSV else None) or [path]
 
 
 def _pieces(source: Path, size: int, scratch: Path) -> Iterator[Piece]:

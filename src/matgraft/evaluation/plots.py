@@ -55,6 +55,7 @@ def parity(
     predictions: Mapping[str, np.ndarray],
     unit: str,
     title: str = "",
+    counted: str = "structures",
 ) -> Path:
     """Predicted against reference values, one panel per method on common axes.
 
@@ -71,6 +72,8 @@ def parity(
     unit : str
         Unit of all values, may be empty.
     title : str
+    counted : str
+        What the values are of, in the plural.
 
     Returns
     -------
@@ -101,7 +104,7 @@ def parity(
         axes[0].set(xlim=(low, high), ylim=(low, high))
         for axis in (axes[0].xaxis, axes[0].yaxis):
             axis.set_major_locator(even_ticks(4 if n >= 3 else 5))
-        many = "1 structure" if len(target) == 1 else f"{number(len(target))} structures"
+        many = f"{number(len(target))} {counted if len(target) > 1 else counted.removesuffix('s')}"
         fig.supxlabel(f"{with_unit('reference', unit, brackets=True)}, {many}", fontsize=10)
         fig.supylabel(with_unit("predicted", unit, brackets=True), fontsize=10)
         heading(fig, title)

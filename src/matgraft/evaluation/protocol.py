@@ -62,7 +62,7 @@ def learning_curve_subsets(
         if group is None:
             train, validation = random_split(len(dataset), val_size, seed)
         else:
-            train, validation = grouped_split(groups(dataset, group), val_size, seed)  # type: ignore[arg-type]
+            train, validation = grouped_split(groups(dataset, group), val_size, seed)
         largest = disjoint_subsets(train, max(sizes), seed)[0]
         for size in sorted(sizes):
             for part, rows in enumerate(disjoint_subsets(largest, size, seed)):

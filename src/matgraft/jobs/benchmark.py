@@ -207,7 +207,7 @@ def plan(
     bench = Bench(task, tuple(starts(sources, preset)), ARCHITECTURES[arch], portfolio)
     by_name = [one for one in bench.candidates() if AUTO in schemes or one.name in schemes]
     bench.prepare(by_name)
-    grouping = None if group is None else groups(dataset, group)  # type: ignore[arg-type]
+    grouping = None if group is None else groups(dataset, group)
     job = _Job(bench, grouping, for_direct, for_graft)
     return Plan(Path(out), settings, tuple(schemes), tuple(costly), subsets, validation, job)
 

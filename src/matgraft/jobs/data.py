@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,10 +11,10 @@ from ase.data import chemical_symbols
 
 from matgraft.data import Dataset
 from matgraft.data.catalogue import ENTRIES, locate
+from matgraft.data.splits import validation_split
 from matgraft.data.writers import write
 from matgraft.errors import InputError
 from matgraft.evaluation.tables import Table
-from matgraft.jobs.finetune import validation_split
 from matgraft.jobs.folder import not_over
 
 
@@ -73,13 +74,23 @@ def table_of(summary: dict) -> list[Table]:
         ("content hash", summary["content_hash"]),
     ]
     labels = [
-        (name, spec["unit"], spec["kind"], spec["n"], spec["mean"], spec["min"], spec["max"])
+        (name, spec["unit"], spec["kind"], spec["n"], *_resolved(spec["mean"], spec["min"], spec["max"]))
         for name, spec in summary["labels"].items()
     ]
     return [
         Table(("", summary["source"]), facts),
         Table(("label", "unit", "per", "values", "mean", "least", "most"), labels),
     ]
+
+
+def _resolved(*values: float | None) -> list[str | float | None]:
+    """Numbers with as many decimals as tell them apart, however far they are from zero."""
+    some = [value for value in values if value is not None]
+    spread = max(some) - min(some) if some else 0.0
+    if not 1e-6 < spread < 0.05 * max(map(abs, some), default=0.0):
+        return list(values)
+    decimals = max(0, 2 - math.floor(math.log10(spread)))
+    return [None if value is None else f"{value:,.{decimals}f}" for value in values]
 
 
 def known() -> Table:

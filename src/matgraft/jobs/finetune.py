@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from matgraft.data import Dataset, Label
-from matgraft.data.checks import check_values, list_ids
-from matgraft.data.splits import ID_LISTS, grouped_split, groups, random_split, split_by_file
+from matgraft.data.checks import check_values
+from matgraft.data.splits import groups, repeated, stated_size, validation_split
 from matgraft.errors import InputError
 from matgraft.evaluation.metrics import CHEMICAL_ACCURACY, errors
 from matgraft.evaluation.plots import (
@@ -93,84 +93,17 @@ class FinetuneResult:
     out: Path
 
 
-def validation_split(
-    dataset: Dataset, val: str, group: str | None, seed: int, target: str | None = None, **reading
-) -> tuple[Dataset, np.ndarray, np.ndarray]:
-    """Rows to train on and rows to validate on.
-
-    Parameters
-    ----------
-    val : str
-        A fraction, a number of structures, a text file of ids, or a file of further labelled structures
-        (which is then put behind the data set).
-    group : {"formula", "chemical_system"}, optional
-        Keep each group on one side; files must do so.
-    target : str, optional
-        Label that a file of further structures must carry.
-    **reading
-        How such a file is read: ``missing``, ``label_check``; see :func:`matgraft.data.readers.read`.
-    """
-    size = _size(val)
-    if size is None:
-        if Path(val).suffix.lower() in ID_LISTS:
-            return _apart(dataset, *split_by_file(dataset, val), group)
-        spec = None if target is None else dataset.specs[target]
-        more = Dataset.read(val, target, kind=spec and spec.kind, unit=spec and spec.unit, **reading)
-        both = sorted(set(more.ids) & set(dataset.ids))
-        if both:
-            raise InputError(
-                f"{val}: {len(both)} ids are also in {dataset.source}, the first is {both[0]}: "
-                "a structure cannot both train and validate."
-            )
-        if twins := _twins(dataset, more):
-            raise InputError(
-                f"{val}: {len(twins)} structures are also in {dataset.source}, by other names: "
-                f"{list_ids([' = '.join(pair) for pair in twins])}. A structure cannot both train and "
-                "validate."
-            )
-        n = len(dataset)
-        return _apart(Dataset.concatenate([dataset, more]), np.arange(n), np.arange(n, n + len(more)), group)
-    if group is None:
-        return dataset, *random_split(len(dataset), size, seed)
-    return dataset, *grouped_split(groups(dataset, group), size, seed)  # type: ignore[arg-type]
-
-
-def _twins(one: Dataset, other: Dataset) -> list[tuple[str, str]]:
-    """Ids of structures of the second data set that are the same as one of the first, and that one's."""
-
-    def keys(dataset: Dataset) -> list[bytes]:
-        places = np.split(dataset.positions.round(4) + 0.0, dataset.offsets[1:-1])
-        kinds = np.split(dataset.numbers, dataset.offsets[1:-1])
-        cells = dataset.cells.round(4) + 0.0
-        return [z.tobytes() + r.tobytes() + c.tobytes() for z, r, c in zip(kinds, places, cells, strict=True)]
-
-    known = dict(zip(keys(one), one.ids.tolist(), strict=True))
-    found = zip(other.ids.tolist(), keys(other), strict=True)
-    return [(name, known[key]) for name, key in found if key in known]
-
-
-def _apart(
-    dataset: Dataset, train: np.ndarray, validation: np.ndarray, group: str | None
-) -> tuple[Dataset, np.ndarray, np.ndarray]:
-    """A split that somebody else has made, unless it tears groups apart that are to stay together."""
-    if group is not None:
-        names = groups(dataset, group)  # type: ignore[arg-type]
-        if torn := sorted(set(names[train]) & set(names[validation])):
-            raise InputError(
-                f"--group {group}: {list_ids(torn)} would both train and validate. Move them to one side, or "
-                "leave out --group."
-            )
-    return dataset, train, validation
-
-
-def _size(val: str) -> float | None:
-    """``0.2`` as a fraction, ``117`` as a number of structures, None for anything else."""
-    for number in (int, float):
-        try:
-            return number(val)
-        except ValueError:
-            continue
-    return None
+def _warn_of_repeated(dataset: Dataset, target: str) -> None:
+    """Say which structures stand in the data more than once: the errors of all methods are too small then."""
+    found = repeated(dataset)
+    if not found:
+        return
+    apart = max(float(np.ptp(dataset.values(target)[rows])) for rows in found)
+    log.warning(
+        "%d structures stand in the data more than once, first %s, with labels up to %.3g %s apart: where a "
+        "twin trains, the error of the other says little. Keep one of each",
+        len(found), " = ".join(dataset.ids[found[0]][:2]), apart, dataset.specs[target].unit,
+    )  # fmt: skip
 
 
 def _digest(train_rows: np.ndarray, val_rows: np.ndarray) -> str:
@@ -330,12 +263,13 @@ def run_finetune(
     dataset = data if isinstance(data, Dataset) else Dataset.read(data, target=target, **reading)
     dataset, train_rows, val_rows = validation_split(dataset, val, group, seed, target, **reading)
     check_values(dataset, target)
+    _warn_of_repeated(dataset, target)
     scheme = SCHEMES[chosen.scheme or "direct"]
     check_request(len(train_rows), scheme, mode, parent is not None)
     if recipe == AUTO:
         require_enough(len(train_rows))
     require_room(chosen, len(train_rows))
-    grouping = None if group is None else groups(dataset, group)  # type: ignore[arg-type]
+    grouping = None if group is None else groups(dataset, group)
     if recipe == AUTO or (intervals and len(train_rows) >= LEAST):
         # Raises an error where groups are too large, and not in the middle of the work.
         folds_of(train_rows, seed, None if grouping is None else grouping[train_rows])
@@ -361,7 +295,7 @@ def run_finetune(
         "reference": mode if isinstance(mode, str) else mode.as_dict(),
         **({} if prior is None else {"references": prior.as_dict()}),
         "architecture": arch,
-        "val": val if _size(val) is not None else [val, _digest(train_rows, val_rows)],
+        "val": val if stated_size(val) is not None else [val, _digest(train_rows, val_rows)],
         "group": group,
         "seed": seed,
         "preset": preset,
@@ -572,7 +506,7 @@ def _judge_forces(path: Path, dataset: Dataset, models: Mapping[str, Predictor])
         return None
     truth = dataset.forces[known]
     said = {name: model.derivatives(dataset)[1][known] for name, model in models.items()}
-    parity(path, truth, said, "eV/Å")
+    parity(path, truth, said, "eV/Å", counted="components of forces")
     return {
         "unit": "eV/Angstrom",
         "n": len(truth),

@@ -353,7 +353,7 @@ def _warn(results: Results) -> None:
         marked &= (results.unseen == "") | (column == "unseen")
         rows = np.flatnonzero(marked)
         if len(rows):
-            names = ", ".join(sorted(set(" ".join(np.unique(values[rows])).split())))
+            names = list_ids(sorted(set(" ".join(np.unique(values[rows])).split())))
             log.warning(f"%d of %d structures {text}", len(rows), len(values), names, results.ids[rows[0]])
     is_isolated = np.isinf(results.strangeness)
     if len(isolated := np.flatnonzero(is_isolated)):

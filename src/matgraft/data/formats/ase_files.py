@@ -20,7 +20,10 @@ ROW_IDS = ("material_id", "structure_id", "uid", "name")
 
 def read_poscar(path: Path) -> Dataset:
     """Read one structure; a file called just POSCAR or CONTCAR is known by its folder."""
-    atoms: Atoms = ase.io.read(StringIO(read_text(path)), format="vasp")  # type: ignore[assignment]
+    text = StringIO(read_text(path))
+    # Of an old file without a line of species ASE looks for others beside it.
+    text.name = str(path)  # type: ignore[attr-defined]
+    atoms: Atoms = ase.io.read(text, format="vasp")  # type: ignore[assignment]
     return Dataset.from_atoms([atoms], [_name(path)], source=str(path))
 
 

@@ -17,13 +17,31 @@ from matgraft.errors import InputError
 SITE_TOLERANCE = 0.2
 
 
+# How the ICSD writes which choice of origin a symbol means.
+_ORIGINS = {" S": ":1", " Z": ":2"}
+
+
+def _group(small: gemmi.SmallStructure) -> gemmi.SpaceGroup | None:
+    """The space group that a block names; ValueError if that is no single one."""
+    symbol = small.spacegroup_hm.strip()
+    if symbol[-2:] in _ORIGINS:
+        return gemmi.find_spacegroup_by_name(symbol[:-2] + _ORIGINS[symbol[-2:]])
+    group = small.spacegroup
+    if group is None and small.spacegroup_number:
+        group = gemmi.find_spacegroup_by_number(small.spacegroup_number)
+    if group is not None and group.ext in ("1", "2") and ":" not in symbol and not small.spacegroup_hall:
+        raise ValueError(
+            f"space group {group.hm} has two choices of origin, and there is no list of symmetry operations; "
+            f"add _symmetry_equiv_pos_as_xyz, or say {group.hm}:1 or {group.hm}:2"
+        )
+    return group
+
+
 def _operations(small: gemmi.SmallStructure) -> list[gemmi.Op]:
     """Symmetry operations: as listed, else those of the space group that the block names, else identity."""
     if len(small.symops):
         return [gemmi.Op(text) for text in small.symops]
-    group = small.spacegroup
-    if group is None and small.spacegroup_number:
-        group = gemmi.find_spacegroup_by_number(small.spacegroup_number)
+    group = _group(small)
     if group is not None:
         return list(group.operations())
     if small.spacegroup_hm or small.spacegroup_hall:
@@ -64,8 +82,12 @@ def _check_formula(block: gemmi.cif.Block, numbers: np.ndarray) -> None:
         return
     found = Counter(numbers.tolist())
     total_stated, total_found = sum(stated.values()), sum(found.values())
-    if set(stated) != set(found) or any(
-        abs(stated[z] / total_stated - found[z] / total_found) > 1e-3 for z in stated
+    # Of the cell or of a unit of it; of an element alone nothing else tells.
+    times = max(total_found / total_stated, total_stated / total_found)
+    if (
+        set(stated) != set(found)
+        or any(abs(stated[z] / total_stated - found[z] / total_found) > 1e-3 for z in stated)
+        or (len(stated) == 1 and abs(times - round(times)) > 1e-3)
     ):
         raise ValueError(
             f"the atoms do not add up to the formula {gemmi.cif.as_string(text)!r} given in the file; "
@@ -106,12 +128,29 @@ def read_cif(path: Path, skipped: list[Skipped] | None = None) -> Dataset:
 
     Bad blocks are an error, or put on the list ``skipped``.
     """
-    blocks = [block for block in gemmi.cif.read(str(path)) if block.find_loop("_atom_site_fract_x")]
+    return _dataset(gemmi.cif.read(str(path)), path, stem(path), skipped)
+
+
+def from_text(text: str, path: Path, name: str) -> Dataset:
+    """The structures of one CIF that stands, as text, in a file of many."""
+    try:
+        document = gemmi.cif.read_string(text)
+    except ValueError as error:
+        raise InputError(f"{path}: structure {name}: no CIF ({error}). Correct or remove it.") from error
+    return _dataset(document, path, name, None)
+
+
+def _dataset(document: gemmi.cif.Document, path: Path, called: str, skipped: list[Skipped] | None) -> Dataset:
+    blocks = [block for block in document if block.find_loop("_atom_site_fract_x")]
     if not blocks:
-        raise InputError(f"{path}: no data block with _atom_site_fract_x. Is the file complete, and a CIF?")
+        raise InputError(
+            f"{path}: no data block with _atom_site_fract_x"
+            + ("" if called == stem(path) else f" in structure {called}")
+            + ". Is the file complete, and a CIF?"
+        )
     structures, ids = [], []
     for block in blocks:
-        name = stem(path) if len(blocks) == 1 else block.name
+        name = called if len(blocks) == 1 else block.name
         try:
             structures.append(_structure(block))
         except ValueError as error:

@@ -15,6 +15,7 @@ ALWAYS_LABELS = frozenset({"energy", "free_energy"})
 # Floats that say how good a label is, not labels.
 NEVER_LABELS = frozenset({"e_form_spread"})
 ID_KEYS = ("id", "material_id")
+ISOTOPES = {"D": 1, "T": 1}
 
 # Under this key our own files say what their labels mean.
 SPECS_KEY = "matgraft_labels"

@@ -1,18 +1,23 @@
-"""A table of labels beside a folder of CIF files, the convention of CGCNN."""
+"""A table of labels beside a folder of CIF files, the convention of CGCNN, or with them in a column."""
 
 from __future__ import annotations
 
 import csv
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
+
+import numpy as np
 
 from matgraft.data.checks import list_ids
 from matgraft.data.dataset import Dataset, Label
-from matgraft.data.formats.cif import read_cif
-from matgraft.data.formats.common import is_number, labels_and_columns, read_text, typed
+from matgraft.data.formats.cif import from_text, read_cif
+from matgraft.data.formats.common import ID_KEYS, is_number, labels_and_columns, read_text, typed
 from matgraft.errors import InputError
 
 SUBFOLDERS = ("cifs", "structures")
+STRUCTURES = "cif"
+"""Column that holds the CIF files themselves, as text."""
 
 
 def _cif_files(folder: Path) -> dict[str, Path]:
@@ -24,9 +29,9 @@ def _cif_files(folder: Path) -> dict[str, Path]:
     return {}
 
 
-def read_table(path: Path) -> tuple[list[str], list[list[str]], list[Path]]:
-    """Column names, lines (ids first) and the CIF file of each line."""
-    rows = [row for row in csv.reader(read_text(path).splitlines()) if any(cell.strip() for cell in row)]
+def _read_table(path: Path) -> tuple[list[str], dict[str, list[str]]]:
+    """Ids, and the other columns by name."""
+    rows = [row for row in csv.reader(StringIO(read_text(path))) if any(cell.strip() for cell in row)]
     if not rows or len(rows[0]) < 2:
         raise InputError(f"{path}: expected lines of the form id,value separated by commas.")
     if is_number(rows[0][1]):
@@ -47,8 +52,21 @@ def read_table(path: Path) -> tuple[list[str], list[list[str]], list[Path]]:
         )
     if not rows:
         raise InputError(f"{path}: a header but no lines of data.")
+    columns = dict(zip(header, zip(*rows, strict=True), strict=True))
+    key = next((name for name in ID_KEYS if name in columns), header[0])
+    ids = [name.strip() for name in columns.pop(key)]
+    # Pandas writes the numbers of its lines into a column without a name.
+    columns.pop("", None)
+    return ids, {name: list(values) for name, values in columns.items()}
 
-    ids = [row[0].strip() for row in rows]
+
+def cif_files(path: Path) -> list[Path] | None:
+    """The CIF file of each line of a table, or None if the table itself holds the structures."""
+    ids, columns = _read_table(path)
+    return None if STRUCTURES in columns else _files_of(path, ids)
+
+
+def _files_of(path: Path, ids: list[str]) -> list[Path]:
     files = _cif_files(path.parent)
     without_cif = [name for name in ids if name not in files]
     if without_cif:
@@ -63,27 +81,29 @@ def read_table(path: Path) -> tuple[list[str], list[list[str]], list[Path]]:
             f"{path}: {len(without_line)} CIF files have no line in the table: {list_ids(without_line)}. "
             "Add their labels (an empty value where unknown) or move the files elsewhere."
         )
-
-    return header, rows, [files[name] for name in ids]
+    return [files[name] for name in ids]
 
 
 def read_csv_cif(path: Path) -> Dataset:
-    """Read labels from a CSV file and the structure of each id from ``<id>.cif`` beside it.
+    """Read labels from a CSV file and the structure of each id from ``<id>.cif`` beside it, or from its text.
 
-    The CIFs lie in the folder of the CSV file or in its sub-folder ``cifs`` or ``structures``. The first
-    column holds the ids. A file of two columns without a header, as CGCNN writes it, has one label called
-    ``target``.
+    The CIFs lie in the folder of the CSV file or in its sub-folder ``cifs`` or ``structures``, or stand in a
+    column ``cif``. A column ``id`` or ``material_id`` holds the ids, else the first one does. A file of two
+    columns without a header, as CGCNN writes it, has one label called ``target``.
     """
-    header, rows, files = read_table(path)
-    parts = [read_cif(file) for file in files]
-    several = [file for file, part in zip(files, parts, strict=True) if len(part) > 1]
+    ids, fields = _read_table(path)
+    texts = fields.pop(STRUCTURES, None)
+    if texts is None:
+        parts = [read_cif(file) for file in _files_of(path, ids)]
+    else:
+        parts = [from_text(text, path, name) for name, text in zip(ids, texts, strict=True)]
+    several = [name for name, part in zip(ids, parts, strict=True) if len(part) > 1]
     if several:
-        raise InputError(f"{several[0]}: several structures in the CIF of one id. Split the file.")
-    labels, columns = labels_and_columns(
-        {name: typed([row[k] for row in rows]) for k, name in enumerate(header) if k}
-    )
+        raise InputError(f"{path}: several structures in the CIF of {several[0]}. Give each its own id.")
+    labels, columns = labels_and_columns({name: typed(values) for name, values in fields.items()})
     return replace(
         Dataset.concatenate(parts),
+        ids=np.asarray(ids, dtype=str),
         labels=labels,
         specs={name: Label.guess(name) for name in labels},
         columns=columns,

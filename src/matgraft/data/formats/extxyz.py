@@ -22,6 +22,7 @@ from matgraft.data.dataset import Dataset, Label
 from matgraft.data.formats.common import (
     FLAG,
     ID_KEYS,
+    ISOTOPES,
     SPECS_KEY,
     Skipped,
     is_number,
@@ -71,10 +72,11 @@ def _is_text(value: str, own: bool) -> bool:
 def _species(words: list[str], is_number: bool) -> list[int]:
     if is_number:
         return [int(word) for word in words]
-    unknown = [word for word in words if word not in atomic_numbers]
+    known = atomic_numbers | ISOTOPES
+    unknown = [word for word in words if word not in known]
     if unknown:
         raise ValueError(f"unknown species {unknown[0]!r}")
-    return [atomic_numbers[word] for word in words]
+    return [known[word] for word in words]
 
 
 def _frame(lines: list[str], info: dict[str, str]) -> Atoms:

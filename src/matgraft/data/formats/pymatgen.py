@@ -14,6 +14,7 @@ from ase.data import atomic_numbers
 from matgraft.data.dataset import Dataset
 from matgraft.data.formats.common import (
     ID_KEYS,
+    ISOTOPES,
     Skipped,
     gather,
     labels_and_columns,
@@ -22,8 +23,6 @@ from matgraft.data.formats.common import (
     stem,
 )
 from matgraft.errors import InputError
-
-_ISOTOPES = {"D": 1, "T": 1}
 
 
 def atoms_from_dict(structure: dict[str, Any]) -> Atoms:
@@ -39,7 +38,7 @@ def atoms_from_dict(structure: dict[str, Any]) -> Atoms:
                 f"site {site.get('label', len(numbers))} is disordered; replace it by an ordered one"
             )
         symbol = species[0]["element"]
-        number = _ISOTOPES.get(symbol, atomic_numbers.get(symbol, 0))
+        number = ISOTOPES.get(symbol, atomic_numbers.get(symbol, 0))
         if number == 0:
             raise ValueError(f"unknown species {symbol!r}")
         numbers.append(number)
