@@ -12,6 +12,7 @@ from pathlib import Path
 from textwrap import fill
 
 import contest
+import forces
 import numpy as np
 from dft import squeezed_crystals
 from pages import filled
@@ -174,6 +175,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "strangeness": lambda: squeezed_crystals.strangeness(squeezed()).markdown(),
     },
     "docs/dft.md": {"convergence": convergence_table, "lattice": lattice_table},
+    "docs/guide.md": {"forces": lambda: forces.table(json.loads(forces.OUT.read_text())).markdown()},
 }
 
 
