@@ -4,9 +4,9 @@
 
 Each seed has 300 structures held out and training structures of its own. A recipe of the contest,
 ``tl1-residual-long`` from ``mp-schnet``, learns from energies alone or from forces too; beside it a Gaussian
-process on the features of ``mp-schnet``, which knows energies alone. Writes ``results/forces.json`` after every
-fit and takes what is there already; ``tables.py`` puts it into ``docs/guide.md``. The weight of forces was
-chosen on other splits (seeds 100 to 102).
+process on the features of ``mp-schnet``, which knows energies alone. Writes ``results/forces.json`` after
+every fit and takes what is there already; ``tables.py`` puts it into ``docs/guide.md``. The weight of forces
+was chosen on other splits (seeds 100 to 102).
 """
 
 from __future__ import annotations
@@ -84,9 +84,9 @@ def table(report: dict) -> Table:
     return Table(
         ("", *(f"N = {size}" for size in sizes), f"CPU s, N = {sizes[-1]}"),
         rows,
-        caption="TiO2 and suboxides of Quantum ESPRESSO, from mp-schnet: mean absolute errors of energies in "
-        f"meV/atom (and their standard deviation over {seeds} seeds); of components of forces in meV/Å, whose "
-        f"mean size is {size:.0f}; {HELD} structures held out",
+        caption="TiO2 and suboxides of Quantum ESPRESSO, from mp-schnet: mean absolute errors of energies "
+        f"in meV/atom (and their standard deviation over {seeds} seeds); of components of forces in meV/Å, "
+        f"whose mean size is {size:.0f}; {HELD} structures held out",
     )
 
 
