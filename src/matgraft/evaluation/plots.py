@@ -46,6 +46,7 @@ from matgraft.evaluation.tables import number, per_atom_scale
 from matgraft.models.intervals import conformal_quantile
 
 _CROWD = 1500
+_FEW = 4
 HALO = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
 
 
@@ -103,13 +104,13 @@ def parity(
         low, high = _frame(target, values)
         axes[0].set(xlim=(low, high), ylim=(low, high))
         for axis in (axes[0].xaxis, axes[0].yaxis):
-            axis.set_major_locator(even_ticks(4 if n >= 3 else 5))
+            axis.set_major_locator(even_ticks(_room_for_ticks(low, high, panel)))
         many = f"{number(len(target))} {counted if len(target) > 1 else counted.removesuffix('s')}"
         fig.supxlabel(f"{with_unit('reference', unit, brackets=True)}, {many}", fontsize=10)
         fig.supylabel(with_unit("predicted", unit, brackets=True), fontsize=10)
         heading(fig, title)
         for ax, name in zip(axes, values, strict=True):
-            ax.set_title(textwrap.fill(name, int(8.5 * panel)))
+            ax.set_title(textwrap.fill(name, int(7.2 * panel), break_on_hyphens=False))
             ax.set_aspect("equal")
         _trim(fig, axes[0], rows, columns)
         for i, (ax, v) in enumerate(zip(axes, values.values(), strict=True)):
@@ -229,7 +230,8 @@ def learning_curves(
     with figure(path, 6.8, 4.1) as fig:
         ax = fig.subplots()
         for i, (n, mean, lower, upper) in enumerate(curves.values()):
-            if len(n) > 1:
+            # Of many curves they would hide one another; the bars say the same.
+            if len(n) > 1 and len(curves) <= _FEW:
                 ax.fill_between(n, lower, upper, color=nth_colour(i), alpha=0.14, linewidth=0)
             ax.vlines(n, lower, upper, color=nth_colour(i), linewidth=1.1, alpha=0.8)
             ax.plot(n, mean, color=nth_colour(i), zorder=3, **marks(i))
@@ -460,6 +462,13 @@ def _trim(fig: Figure, ax: Axes, rows: int, columns: int) -> None:
         width -= columns * width * (given.width - used.width)
         height -= rows * height * (given.height - used.height)
         fig.set_size_inches(width, height)
+
+
+def _room_for_ticks(low: float, high: float, inches: float) -> int:
+    """How many labels stand side by side along an axis: few where they are long."""
+    decimals = max(0, -math.floor(math.log10((high - low) / 4)))
+    longest = max(len(f"{end:,.{decimals}f}") for end in (low, high))
+    return min(max(int(11 * inches / (longest + 2)), 2), 5)
 
 
 def _frame(target: np.ndarray, values: Mapping[str, np.ndarray]) -> tuple[float, float]:
