@@ -17,8 +17,10 @@ from matgraft.data import Dataset, Label
 from matgraft.errors import InputError
 from matgraft.models.schnet import SchNet
 from matgraft.training import forces as forces_module
+from matgraft.training.contest import contest, entrants
 from matgraft.training.forces import Pulls, force_error
 from matgraft.training.graft import Task, finetune
+from matgraft.training.portfolio import Bench
 from matgraft.training.recipe import DIRECT
 
 RECIPE = DIRECT.changed(epochs=30, min_steps=0, batch_size=4)
@@ -188,6 +190,28 @@ def test_schemes_move_what_they_say(alloys, scheme):
         return np.abs(np.concatenate(model.forces(alloys[12:24]).forces) - known).mean()
 
     assert off(model) < off(source)
+
+
+def test_a_contest_blends_what_has_learnt_from_forces(alloys):
+    """Though a Gaussian process, which knows energies alone, errs least here."""
+    source = finetune(None, alloys[:12], "energy", scheme="direct", arch=SMALL, recipe=RECIPE)
+
+    def held(forces: bool, network_error: float):
+        task = Task.of(alloys, "energy", SMALL.cutoff, forces=forces)
+        bench = Bench(task, (source,), SMALL)
+
+        def run(works):
+            for work in works:
+                error = {"process": 0.01, "network": network_error}.get(work.candidate.kind, 0.1)
+                yield work, task.per_atom[work.held] + error * (-1.0) ** np.arange(len(work.held))
+
+        return {one.kind for one in contest(bench, np.arange(40), 0, run=run).weights}, bench
+
+    kinds, bench = held(forces=True, network_error=0.0105)
+    assert kinds == {"network"}
+    assert {one.name for one in entrants(bench, 40)} >= {"tl1-residual-long", "staged-residual"}
+    assert held(forces=True, network_error=9.0)[0] == {"process"}
+    assert held(forces=False, network_error=0.0105)[0] == {"process"}
 
 
 def test_forces_belong_to_energies(alloys):

@@ -127,6 +127,9 @@ def contest(
         go(racing, some)
         racing = _still_racing(racing, cheap, errors)
     finished = [*cheap, *racing]
+    if bench.task.pulls is not None and racing:
+        # Who asks for forces wants those of what has learnt from them.
+        finished = racing
     predictions = np.stack([found[one] for one in finished])
     weights = {one: w for one, w in zip(finished, _weights(predictions, truth), strict=True) if w > 0}
     return Contest(rows, folds, found, truth, weights, _left_out(predictions, truth, folds))
