@@ -6,9 +6,8 @@ import logging
 import os
 import shlex
 import sys
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 # Small matrices: more threads per process only get in each other's way, and most so when they wait busily.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -22,6 +21,7 @@ from matgraft.cli.common import Json, console, names_in, print_json
 from matgraft.cli.fields import fields
 from matgraft.cli.label import Hubbard, Order, Pseudopotentials, dft_app, label_app, settings_of
 from matgraft.data import Dataset
+from matgraft.data.dataset import LabelKind
 from matgraft.errors import InputError, LostWorker
 
 app = typer.Typer(
@@ -50,37 +50,10 @@ def _check_launch(context: typer.Context) -> None:
         )
 
 
-class Kind(str, Enum):
-    cell = "cell"
-    atom = "atom"
-    intensive = "intensive"
-
-
-class Group(str, Enum):
-    formula = "formula"
-    chemical_system = "chemical_system"
-
-
-class MissingLabels(str, Enum):
-    error = "error"
-    drop = "drop"
-
-
-class Sort(str, Enum):
-    none = "none"
-    prediction = "prediction"
-    per_atom = "per_atom"
-
-
-class Preset(str, Enum):
-    default = "default"
-    paper = "paper"
-
-
-class StudyPreset(str, Enum):
-    full = "full"
-    quick = "quick"
-
+Group = Literal["formula", "chemical_system"]
+Preset = Literal["default", "paper"]
+MissingLabels = Literal["error", "drop"]
+Sort = Literal["none", "prediction", "per_atom"]
 
 Target = Annotated[str, typer.Option(help="Name of the label to learn.")]
 Out = Annotated[
@@ -90,7 +63,7 @@ Source = Annotated[str, typer.Option(help="Shipped source model, model folder, o
 GroupBy = Annotated[Group | None, typer.Option(help="Keep structures of one group on one side of the split.")]
 Seed = Annotated[int, typer.Option(help="Split, start weights, order of batches.", min=0)]
 KindOf = Annotated[
-    Kind | None, typer.Option("--label-kind", help="What the label means, if its name does not say.")
+    LabelKind | None, typer.Option("--label-kind", help="What the label means, if its name does not say.")
 ]
 UnitOf = Annotated[str | None, typer.Option("--label-unit", help="Its unit, such as eV or GPa.")]
 NoCheck = Annotated[bool, typer.Option("--no-label-check", help="Trust the kind of label that is said.")]
@@ -102,15 +75,9 @@ Files = Annotated[str, typer.Argument(help="A file, a folder, or the name of a k
 
 
 def _read(
-    data: str, target: str, kind: Kind | None, unit: str | None, no_check: bool, missing: MissingLabels
+    data: str, target: str, kind: LabelKind | None, unit: str | None, no_check: bool, missing: MissingLabels
 ) -> Dataset:
-    return Dataset.read(
-        data, target=target, kind=_value(kind), unit=unit, label_check=not no_check, missing=missing.value
-    )
-
-
-def _value(choice: Enum | None) -> str | None:
-    return None if choice is None else choice.value
+    return Dataset.read(data, target=target, kind=kind, unit=unit, label_check=not no_check, missing=missing)
 
 
 def _source(name: str) -> str | None:
@@ -184,7 +151,7 @@ def finetune(
     preset: Annotated[
         Preset,
         typer.Option(help="Our training settings, or the published ones (for direct, tl1 to tl3, staged)."),
-    ] = Preset.default,
+    ] = "default",
     direct: Annotated[
         bool, typer.Option("--direct", help="Also train from a random start, to compare.")
     ] = False,
@@ -200,7 +167,7 @@ def finetune(
     label_kind: KindOf = None,
     label_unit: UnitOf = None,
     no_label_check: NoCheck = False,
-    missing: Missing = MissingLabels.error,
+    missing: Missing = "error",
     as_json: Json = False,
 ) -> None:
     """Graft a source model onto your labels and judge the result.
@@ -220,15 +187,15 @@ def finetune(
         references=references,
         arch=arch,
         val=val,
-        group=_value(group),
+        group=group,
         seed=seed,
-        preset=preset.value,
+        preset=preset,
         direct=direct,
         forces=forces,
         intervals=intervals,
         workers=workers,
         label_check=not no_label_check,
-        missing=missing.value,
+        missing=missing,
     )
     if as_json:
         print_json(result.metrics)
@@ -270,7 +237,10 @@ def predict(
     model: Annotated[str, typer.Argument(help="Model folder, or the name of a shipped model.")],
     files: Annotated[list[str], typer.Argument(help="Structures: any readable files or folders.")],
     out: Annotated[Path, typer.Option(help="CSV file to write.")] = Path("predictions.csv"),
-    sort: Annotated[Sort, typer.Option(help="Rank the lines by a value, lowest first.")] = Sort.none,
+    sort: Annotated[
+        Sort,
+        typer.Option(help="Rank the lines by a value, lowest first."),
+    ] = "none",
     descending: Annotated[bool, typer.Option("--descending", help="Rank highest first.")] = False,
     top: Annotated[int | None, typer.Option(help="Write only the first of the ranking.", min=1)] = None,
     skip_bad: Annotated[
@@ -295,7 +265,7 @@ def predict(
         model,
         files,
         out,
-        sort=sort.value,
+        sort=sort,
         descending=descending,
         top=top,
         skip_bad=skip_bad,
@@ -445,7 +415,7 @@ def pretrain(
     label_kind: KindOf = None,
     label_unit: UnitOf = None,
     no_label_check: NoCheck = False,
-    missing: Missing = MissingLabels.error,
+    missing: Missing = "error",
     as_json: Json = False,
 ) -> None:
     """Grow a source model of your own.
@@ -511,15 +481,13 @@ def benchmark(
     seeds: Annotated[int, typer.Option(help="Repeats with another split.")] = 5,
     group: GroupBy = None,
     source: Source = "mp-schnet",
-    preset: Annotated[
-        Preset, typer.Option(help="Our training settings, or the published ones.")
-    ] = Preset.default,
+    preset: Annotated[Preset, typer.Option(help="Our training settings, or the published ones.")] = "default",
     arch: Annotated[str, typer.Option(help="Network of direct training: arch1, arch2 or wide.")] = "arch1",
     workers: Annotated[int | None, typer.Option(help="Processes; default one per core.", min=1)] = None,
     label_kind: KindOf = None,
     label_unit: UnitOf = None,
     no_label_check: NoCheck = False,
-    missing: Missing = MissingLabels.error,
+    missing: Missing = "error",
     as_json: Json = False,
 ) -> None:
     """Learning curves by the study's protocol: disjoint subsets, several seeds, baselines beside.
@@ -537,9 +505,9 @@ def benchmark(
         val_size=val_size,
         schemes=names_in(schemes),
         seeds=seeds,
-        group=_value(group),
+        group=group,
         source=_source(source),
-        preset=preset.value,
+        preset=preset,
         arch=arch,
         workers=workers,
     )
@@ -559,8 +527,8 @@ def paper_run(
     ] = None,
     figure: Annotated[list[int] | None, typer.Option(help="Only what this figure needs; repeatable.")] = None,
     preset: Annotated[
-        StudyPreset, typer.Option(help="The whole study, or a few epochs of everything.")
-    ] = StudyPreset.full,
+        Literal["full", "quick"], typer.Option(help="The whole study, or a few epochs of everything.")
+    ] = "full",
     workers: Annotated[int | None, typer.Option(help="Processes; default one per core.", min=1)] = None,
     as_json: Json = False,
 ) -> None:
@@ -570,7 +538,7 @@ def paper_run(
     """
     from matgraft.paper.experiments import run
 
-    run(out, tables=table or [], figures=figure or [], preset=preset.value, workers=workers)
+    run(out, tables=table or [], figures=figure or [], preset=preset, workers=workers)
     paper_report(out, as_json)
 
 
@@ -661,7 +629,7 @@ def data_split(
     """
     from matgraft.jobs.data import split
 
-    n_train, n_val = split(data, out, val=val, group=_value(group), seed=seed)
+    n_train, n_val = split(data, out, val=val, group=group, seed=seed)
     if as_json:
         print_json({"n_train": n_train, "n_val": n_val, "out": str(out)})
         return
