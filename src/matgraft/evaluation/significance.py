@@ -4,35 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from scipy import stats
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A paired comparison over repeats.
-
-    Attributes
-    ----------
-    mean, deviation : float
-        Of the differences.
-    p : float
-        Two-sided; NaN for a single repeat.
-    """
-
-    mean: float
-    deviation: float
-    p: float
-
-
-def paired_test(first: np.ndarray, second: np.ndarray, n_train: int, n_test: int) -> Comparison:
-    """Corrected resampled t-test of ``first - second`` (Nadeau and Bengio, Machine Learning 52, 239, 2003).
+def paired_p(first: np.ndarray, second: np.ndarray, n_train: int, n_test: int) -> float:
+    """Two-sided p-value of ``first - second`` by the corrected resampled t-test; NaN for a single repeat.
 
     Repeats that draw their splits from one pool of structures are not independent, and the plain paired test
-    finds differences where there are none; the variance is therefore enlarged by ``n_test / n_train``.
+    finds differences where there are none; the variance is therefore enlarged by ``n_test / n_train`` (Nadeau
+    and Bengio, Machine Learning 52, 239, 2003).
 
     Parameters
     ----------
@@ -45,12 +28,12 @@ def paired_test(first: np.ndarray, second: np.ndarray, n_train: int, n_test: int
     n = len(difference)
     mean = float(difference.mean())
     if n < 2:
-        return Comparison(mean, math.nan, math.nan)
+        return math.nan
     deviation = float(difference.std(ddof=1))
     if deviation == 0:
-        return Comparison(mean, 0.0, 1.0 if mean == 0 else 0.0)
+        return 1.0 if mean == 0 else 0.0
     t = mean / (deviation * math.sqrt(1 / n + n_test / n_train))
-    return Comparison(mean, deviation, float(2 * stats.t.sf(abs(t), n - 1)))
+    return float(2 * stats.t.sf(abs(t), n - 1))
 
 
 def labels_to_reach(curve: Mapping[int, float], level: float) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 
 from matgraft.data import Label
 from matgraft.errors import InputError
-from matgraft.evaluation.significance import Comparison, paired_test
+from matgraft.evaluation.significance import paired_p
 from matgraft.jobs.benchmark import REPORT
 from matgraft.models.files import load_model
 from matgraft.paper.experiments import EXPERIMENTS, Experiment
@@ -71,10 +71,10 @@ class Finding:
     def sizes_of(self, method: str) -> list[int]:
         return [size for size in self.sizes if self.has(method, size)]
 
-    def against(self, method: str, other: str, size: int, baseline: Finding | None = None) -> Comparison:
-        """Paired test of one method against another, of this experiment or of one with the same splits."""
+    def against(self, method: str, other: str, size: int, baseline: Finding | None = None) -> float:
+        """p-value of one method against another, of this experiment or of one with the same splits."""
         first, second = self.over_seeds(method, size), (baseline or self).over_seeds(other, size)
-        return paired_test(first, second, size, self.settings["val_size"])
+        return paired_p(first, second, size, self.settings["val_size"])
 
     def errors(self, method: str, size: int) -> np.ndarray:
         """Signed errors of all seeds and parts, in the label's unit."""

@@ -109,7 +109,7 @@ def _gains(
             if was is not None:
                 lower[0] += f" [{1 - was / values['direct'][size]:+.0%}]"
             points = [f"{100 * (ours[m] - direct[m]):+.1f}" for m in (PER_CELL, PER_ATOM)]
-            p = finding.against(scheme, "direct", size, baseline).p
+            p = finding.against(scheme, "direct", size, baseline)
             rows.append(
                 [str(size), SCHEMES[scheme], lower[0], _p(p), lower[1], *points, f"{direct[PER_ATOM]:.0%}"]
             )
@@ -266,7 +266,7 @@ def _lower_error(found: list[Finding]) -> tuple[str, str]:
     cells = [
         (
             1 - one.mean(scheme, size) / one.mean("direct", size),
-            one.against(scheme, "direct", size).p,
+            one.against(scheme, "direct", size),
             one,
             size,
         )

@@ -320,9 +320,21 @@ class _Run:
         error = np.abs(_first(output) - _first(validation.targets)[share]).sum()
         return self.workers.sum(float(error)) / len(validation)
 
-    def averaged(self):
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
         """Context in which the network carries its averaged weights (if the recipe averages)."""
-        return _Swapped(self.parameters, self.average)
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        with torch.no_grad():
+            for name, tensor in self.average.items():
+                kept = self.parameters[name].detach().clone()
+                self.parameters[name].copy_(tensor)
+                tensor.copy_(kept)
 
     def keep_best(self) -> None:
         for name, tensor in self.best.items():
@@ -403,21 +415,3 @@ def resumable(folder: Path) -> Iterator[None]:
 def _first(values: np.ndarray) -> np.ndarray:
     """The first property, which chooses the epoch."""
     return values if values.ndim == 1 else values[:, 0]
-
-
-class _Swapped:
-    def __init__(self, parameters: dict[str, torch.nn.Parameter], other: dict[str, torch.Tensor]):
-        self.parameters, self.other = parameters, other
-
-    def _swap(self) -> None:
-        with torch.no_grad():
-            for name, tensor in self.other.items():
-                kept = self.parameters[name].detach().clone()
-                self.parameters[name].copy_(tensor)
-                tensor.copy_(kept)
-
-    def __enter__(self) -> None:
-        self._swap()
-
-    def __exit__(self, *_) -> None:
-        self._swap()
