@@ -33,6 +33,16 @@ def test_unknown_scheme_lists_the_names():
         named_scheme("tl4")
 
 
+def test_a_misspelt_parameter_is_refused():
+    """It would freeze what it means, silently."""
+    names = ["embedding.weight", "interactions.0.atomwise_in.weight", "output.0.weight"]
+    for scheme in SCHEMES.values():
+        scheme.require_known(names)
+    wrong = Scheme(name="mine", rates=(Rate(parameters="output"), Rate(parameters="interactions.7")))
+    with pytest.raises(InputError, match=r"scheme mine: .*'interactions.7'; there are embedding"):
+        wrong.require_known(names)
+
+
 def test_unknown_setting_is_refused():
     with pytest.raises(ValidationError, match="learning_rate"):
         Recipe(epochs=1, batch_size=1, rate=1e-3, learning_rate=1e-3)

@@ -58,7 +58,7 @@ class Protocol(Settings):
     def _of_elements(cls, hubbard_u: dict[str, float]) -> dict[str, float]:
         # A misspelt element would be in no structure, and every label silently without its U.
         for symbol in hubbard_u:
-            if symbol not in atomic_numbers:
+            if not atomic_numbers.get(symbol):
                 raise ValueError(f"no element {symbol!r}")
         return hubbard_u
 

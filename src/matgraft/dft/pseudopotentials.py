@@ -62,7 +62,7 @@ def _library(folder: Path) -> Mapping[str, Pseudopotential]:
     found: dict[str, Pseudopotential] = {}
     for path in sorted(path for path in folder.iterdir() if path.suffix.lower() == ".upf"):
         element = re.split(r"[^A-Za-z]", path.stem)[0].capitalize()
-        if element not in atomic_numbers:
+        if not atomic_numbers.get(element):
             raise InputError(
                 f"{path}: its name does not begin with the symbol of an element; rename it, as in Fe.upf."
             )

@@ -170,6 +170,7 @@ class _Run:
         self.workers = workers
         self.parameters = dict(network.named_parameters())
         self.device = next(network.parameters()).device
+        scheme.require_known(self.parameters)
         self.rates = {name: scheme.rate(name) for name in self.parameters}
         self.moving = [name for name in self.parameters if self.rates[name].factor > 0]
         for name, parameter in self.parameters.items():

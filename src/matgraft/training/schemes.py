@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from matgraft.errors import InputError
+from matgraft.settings import Settings
 
 
-class Rate(BaseModel):
+class Rate(Settings):
     """How a group of parameters learns.
 
     Attributes
@@ -21,7 +25,7 @@ class Rate(BaseModel):
         Frozen until then (staged unfreezing).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    what: ClassVar[str] = "rate of a scheme"
 
     parameters: str = ""
     factor: float = Field(default=1.0, ge=0)
@@ -31,7 +35,7 @@ class Rate(BaseModel):
         return not self.parameters or name == self.parameters or name.startswith(self.parameters + ".")
 
 
-class Scheme(BaseModel):
+class Scheme(Settings):
     """A way to start and to move.
 
     Attributes
@@ -42,12 +46,23 @@ class Scheme(BaseModel):
         The longest name that covers a parameter wins; what none covers is frozen.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    what: ClassVar[str] = "scheme"
 
     name: str
     description: str = ""
     start: Literal["random", "source"] = "source"
     rates: tuple[Rate, ...] = (Rate(),)
+
+    def require_known(self, names: Iterable[str]) -> None:
+        """Raise InputError for a rate that covers no parameter: a misspelt name would freeze what it means."""
+        names = list(names)
+        for rate in self.rates:
+            if not any(rate.covers(name) for name in names):
+                tops = dict.fromkeys(name.split(".")[0] for name in names)
+                raise InputError(
+                    f"scheme {self.name}: no parameter's name starts with {rate.parameters!r}; there are "
+                    f"{', '.join(tops)}, and parts of these such as interactions.0."
+                )
 
     def rate(self, name: str) -> Rate:
         """The rate that applies to the parameter ``name``."""
