@@ -58,25 +58,37 @@ def table(comparison: dict) -> Table:
 
 def write(results: Path, docs: Path) -> None:
     """Fill ``speed.md`` between its marks and draw ``speed.png``."""
+    docs.mkdir(parents=True, exist_ok=True)
+    page = docs / "speed.md"
+    text = page.read_text() if page.is_file() else PAGE
+    page.write_text(filled(text, "speed", tables(results)))
+    draw(_of_same_work(_read(results)), docs / "speed.png")
+
+
+def tables(results: Path) -> str:
+    """All comparisons as Markdown: in short, as a picture, and one by one."""
+    reports = _read(results)
+    parts = [
+        _summary(_of_same_work(reports)).markdown(),
+        "![How many times less time or memory than the baseline](speed.png)\n",
+        *(table(comparison).markdown() for report in reports for comparison in report["comparisons"]),
+        _about(reports),
+    ]
+    return "\n".join(parts)
+
+
+def _read(results: Path) -> list[dict]:
     reports = [json.loads(path.read_text()) for name in ORDER if (path := results / f"{name}.json").is_file()]
     if not reports:
         raise InputError(
             f"{results}: no results. Measure first: python benchmarks/speed.py all --schnetpack PATH."
         )
-    comparisons = [comparison for report in reports for comparison in report["comparisons"]]
-    # Other networks do other work: no ratio of theirs belongs beside these.
-    same_work = [comparison for comparison in comparisons if not comparison["notes"]]
-    parts = [
-        _summary(same_work).markdown(),
-        "![How many times less time or memory than the baseline](speed.png)\n",
-        *(table(comparison).markdown() for comparison in comparisons),
-        _about(reports),
-    ]
-    docs.mkdir(parents=True, exist_ok=True)
-    page = docs / "speed.md"
-    text = page.read_text() if page.is_file() else PAGE
-    page.write_text(filled(text, "speed", "\n".join(parts)))
-    draw(same_work, docs / "speed.png")
+    return reports
+
+
+def _of_same_work(reports: list[dict]) -> list[dict]:
+    """Without other networks, which do other work: no ratio of theirs belongs beside these."""
+    return [one for report in reports for one in report["comparisons"] if not one["notes"]]
 
 
 def draw(comparisons: list[dict], path: Path) -> None:

@@ -14,6 +14,8 @@ from textwrap import fill
 import contest
 import forces
 import numpy as np
+import source_study
+import speed_report
 from dft import squeezed_crystals
 from pages import filled
 
@@ -167,6 +169,12 @@ def lattice_table() -> str:
     return Table(columns, rows).markdown()
 
 
+def study_table() -> str:
+    """Variants of the source model."""
+    path = ROOT / "benchmarks" / "results" / "source_study.json"
+    return source_study.table(json.loads(path.read_text()))
+
+
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"tables": benchmark_tables, "contest": contest_in_words, "models": model_table},
     "docs/training.md": {
@@ -175,6 +183,8 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "strangeness": lambda: squeezed_crystals.strangeness(squeezed()).markdown(),
     },
     "docs/dft.md": {"convergence": convergence_table, "lattice": lattice_table},
+    "docs/source.md": {"study": study_table},
+    "docs/speed.md": {"speed": lambda: speed_report.tables(ROOT / "benchmarks" / "results" / "speed")},
     "docs/guide.md": {"forces": lambda: forces.table(json.loads(forces.OUT.read_text())).markdown()},
 }
 

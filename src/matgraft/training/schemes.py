@@ -54,7 +54,7 @@ class Scheme(Settings):
     rates: tuple[Rate, ...] = (Rate(),)
 
     def require_known(self, names: Iterable[str]) -> None:
-        """Raise InputError for a rate that covers no parameter: a misspelt name would freeze what it means."""
+        """Raise InputError for a rate that covers no parameter: a misspelt one would freeze what it means."""
         names = list(names)
         for rate in self.rates:
             if not any(rate.covers(name) for name in names):
