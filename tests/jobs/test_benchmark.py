@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from matgraft.evaluation.protocol import learning_curve_subsets
 from matgraft.jobs import benchmark as benchmark_job
 from matgraft.jobs.benchmark import benchmark, plan, run, summarise, tabulate
 from matgraft.jobs.folder import write_json
+from matgraft.training import portfolio
 
 
 def test_subsets_are_the_published_ones(crystals):
@@ -96,6 +98,26 @@ def test_errors_and_truth_make_the_scores(salts, source, tmp_path):
                 per_atom = (size / np.array(held["natoms"])).mean()
                 assert per_atom == pytest.approx(result["scores"][name]["mae_ev_per_atom"], rel=1e-3)
     assert json.loads((tmp_path / "one" / "benchmark.json").read_text()) == json.loads(json.dumps(reports[0]))
+
+
+METHODS = ["direct", "tl3/labels", "process", "auto"]
+
+
+def test_labels_that_are_judged_on_have_no_part_in_what_is_predicted(salts, source, tmp_path):
+    one = plan(
+        salts, "energy", tmp_path / "out", source=source, sizes=[20, 40], val_size=12, seeds=1, schemes=METHODS,
+        changes={"epochs": 1, "min_steps": 0}, portfolio=portfolio.CHEAP,
+    )  # fmt: skip
+    job, subset = one._job, one.subsets[0]
+    task = job.bench.task
+    spoilt = task.per_atom.copy()
+    spoilt[np.setdiff1d(np.arange(len(spoilt)), subset.train)] += 100.0
+    other = replace(job, bench=replace(job.bench, task=replace(task, per_atom=spoilt)))
+    for method in ("baselines", *METHODS):
+        before, _ = benchmark_job._predicted(job, subset, method)
+        after, _ = benchmark_job._predicted(other, subset, method)
+        for name, values in before.items():
+            np.testing.assert_array_equal(values, after[name], err_msg=name)
 
 
 def test_changes_reach_the_recipes(salts, source, tmp_path):

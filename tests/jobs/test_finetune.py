@@ -17,7 +17,7 @@ from matgraft.data.writers import write
 from matgraft.errors import InputError
 from matgraft.jobs import contest as contest_job
 from matgraft.jobs import finetune as finetune_job
-from matgraft.jobs.finetune import run_finetune, starts
+from matgraft.jobs.finetune import interval_scores, run_finetune, starts
 from matgraft.jobs.folder import alone
 from matgraft.models.files import load_model
 from matgraft.training import contest, portfolio
@@ -51,6 +51,11 @@ def test_only_the_published_preset_starts_from_random_embeddings_of_unknown_elem
     for symbol, same in (("Fe", True), ("Cr", False)):
         z = atomic_numbers[symbol]
         assert bool((ours[z] == published[z]).all()) is same
+
+
+def test_interval_scores_by_hand():
+    said = interval_scores(np.array([1.0, 2.0, 3.0]), np.array([1.0, 1.0, 10.0]))
+    assert said == {"coverage": 0.9, "held": 2 / 3, "mean_half_width": 4.0, "median_half_width": 1.0}
 
 
 @pytest.mark.parametrize("scheme", ["tl1", "tl2", "tl3"])
@@ -310,6 +315,33 @@ def test_a_contest_chooses_tells_and_is_saved(salts, source, cheap, tmp_path):
     where = {name: i for i, name in enumerate(dataset.ids)}
     predicted = load_model(tmp_path / "out").predict(dataset[[where[row["id"]] for row in rows]]).values
     np.testing.assert_allclose(predicted, [float(row["prediction"]) for row in rows], atol=1e-4)
+
+
+@pytest.mark.parametrize("recipe", ["tl1", "residual", "auto"])
+def test_labels_that_are_held_out_have_no_part_in_a_graft(
+    crystals, source, cheap, tmp_path, monkeypatch, recipe
+):
+    (tmp_path / "val.txt").write_text("\n".join(crystals.ids[48:]))
+    told: dict[str, np.ndarray] = {}
+
+    def noted(*args, write=finetune_job._write):
+        told.update(args[5])
+        return write(*args)
+
+    monkeypatch.setattr(finetune_job, "_write", noted)
+    options = {"source": source, "val": str(tmp_path / "val.txt"), "recipe": recipe, "workers": 1}
+    first = run_finetune(crystals, "energy", tmp_path / "out", **options).model
+    before = dict(told)
+    spoilt = crystals.values("energy") + 100.0 * (np.arange(60) >= 48)
+    second = run_finetune(
+        crystals.with_label("energy", spoilt), "energy", tmp_path / "other", **options
+    ).model
+    assert before.keys() == told.keys()
+    for name, values in before.items():
+        np.testing.assert_array_equal(values, told[name], err_msg=name)
+    assert first.content_hash() == second.content_hash()
+    np.testing.assert_array_equal(first.intervals.scores, second.intervals.scores)
+    assert first.intervals.lacking == second.intervals.lacking
 
 
 def test_every_source_is_a_baseline_by_its_name(salts, source, cheap, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from scipy import stats
 
 from matgraft.errors import InputError
 from matgraft.evaluation.metrics import CHEMICAL_ACCURACY
+from matgraft.models.files import load_model
 from matgraft.paper import published, tables
 from matgraft.paper.experiments import EXPERIMENTS, OURS, PUBLISHED, chosen, planned, run
 from matgraft.paper.figures import draw
@@ -70,6 +71,23 @@ def test_plans_carry_recipe_and_regularisation(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_plans_are_what_the_experiments_say(tmp_path):
+    by_name = {one.name: one for one in EXPERIMENTS}
+    for name in ("beyond/oxides-by-formula", "beyond/dielectric-constant", "ours/arch2"):
+        one = by_name[name]
+        made = planned(one, tmp_path)
+        said = {key: made.settings[key] for key in ("group", "arch", "seeds", "sizes", "val_size")}
+        expected = {"group": one.group, "arch": one.arch, "seeds": 5}
+        assert said == {**expected, "sizes": list(one.sizes), "val_size": one.val_size}, name
+        if one.keep:
+            values = made._job.bench.task.per_atom
+            assert 1 < values.min() < values.max() < 100
+        if one.group:
+            formulas = made._job.groups
+            for subset in made.subsets:
+                assert not set(formulas[subset.train]) & set(formulas[subset.validation])
+
+
 def test_data_that_are_not_here_are_named_before_anything_is_run(tmp_path, monkeypatch):
     experiment = next(one for one in EXPERIMENTS if one.data == "jarvis-oxides")
     monkeypatch.chdir(tmp_path)
@@ -95,6 +113,49 @@ def test_cells_carry_ours_and_the_published_value(results):
             ]
             assert float(mine) == pytest.approx(np.mean(scores), abs=0.006)
             assert float(was) == published.TABLE2[scheme][size]
+
+
+def test_table_1_is_that_of_direct_training_by_architecture(results):
+    by_column = {
+        "arch1": "arch1", "arch1 + L2": "oxides", "arch2": "arch2", "arch2 + L2": "arch2-l2",
+        "wide + L2": "wide-l2",
+    }  # fmt: skip
+    table = tables.table1(results)
+    mean, per_cell, per_atom = table.rows[-3:]  # our recipe
+    for column, name in by_column.items():
+        finding = results.get(f"ours/{name}")
+        experiment = next(one for one in EXPERIMENTS if one.name == f"ours/{name}")
+        architecture, _, regularised = column.partition(" + ")
+        assert (experiment.arch, experiment.l2) == (architecture, bool(regularised))
+        scores = [
+            one["scores"]["direct"]
+            for one in finding.report["results"]
+            if (one["method"], one["size"]) == ("direct", 400)
+        ]
+        k = table.columns.index(column)
+        assert float(mean[k].split()[0]) == pytest.approx(np.mean([s["mae_ev"] for s in scores]), abs=0.006)
+        for row, measure in ((per_cell, ""), (per_atom, "_per_atom")):
+            share = np.mean([s["within_chemical_accuracy" + measure] for s in scores])
+            assert float(row[k].split()[0]) == pytest.approx(published.WITHIN[1] * share, abs=0.051)
+
+
+def test_table_4_is_of_processor_times(results):
+    """Each fit of the made-up study took two seconds of the processor, one by the clock."""
+    rows = {row[:2]: row for row in map(tuple, tables.table4(results).rows)}
+    name = results.get("ours/extended").settings["source"]
+    source = sum(epoch["seconds"] for epoch in load_model(name).card["history"])
+    _, _, direct, graft, total, *in_labels = rows["our recipe", "500"]
+    assert direct.startswith("2 [")
+    assert graft == "2.0"
+    assert total.split(" [")[0] == f"{2 + source:,.0f}"
+    labels = 500 * published.DFT_SECONDS["mean"]
+    assert [float(one) for one in in_labels] == pytest.approx([2 / labels, (2 + source) / labels], rel=0.05)
+
+
+def test_errors_of_one_size_are_those_of_all_its_parts(results):
+    finding = results.get("ours/oxides")
+    n = 3 * finding.settings["val_size"]
+    assert [len(finding.errors("tl1", size)) for size in (100, 200, 400)] == [4 * n, 2 * n, n]
 
 
 def test_gains_are_against_direct_training(results):

@@ -18,6 +18,7 @@ from matgraft.models.references import References
 from matgraft.training import contest as module
 from matgraft.training.contest import Contest, Work, contest, entrants, outcome, told
 from matgraft.training.graft import LEAST_LABELS, Task
+from matgraft.training.intervals import calibrated
 from matgraft.training.loop import Diverged
 from matgraft.training.portfolio import CHEAP, HOT, PORTFOLIO, Bench
 
@@ -94,6 +95,31 @@ def test_a_bench_predicts_what_the_model_does_where_outputs_are_damped_too(bench
         np.testing.assert_allclose(
             damping.predicted(one, model, rows), task.predicted_by(model), atol=1e-5, err_msg=one.name
         )
+
+
+def test_labels_of_a_fold_have_no_part_in_what_is_predicted_for_it(bench):
+    noisy = bench.task.per_atom + np.random.default_rng(0).normal(0, 0.1, 60)
+    far = noisy + 100.0 * (np.arange(60) >= 48)
+    for one in bench.candidates():
+        work = Work(one, 0, np.arange(48), np.arange(48, 60))
+        before, after = (
+            module.predicted(replace(bench, task=replace(bench.task, per_atom=values)), work, 0)
+            for values in (noisy, far)
+        )
+        np.testing.assert_array_equal(before, after, err_msg=one.name)
+
+
+def test_intervals_rest_on_the_folds(bench, crystals):
+    """Each metal has a fold of its own, so that what is said of it rests on no label with it."""
+    rows = np.arange(60)
+    held = contest(replace(bench, portfolio=CHEAP[:1]), rows, 0, groups=crystals.formulas)
+    error = np.abs(np.random.default_rng(0).normal(0, 1, 60)) + 1.0
+    found = outcome(bench, replace(held, blended=held.truth + error), 0).intervals
+    arguments = bench.task.composition, bench.features[0], error, bench.task.label
+    expected, alone = calibrated(*arguments, held.folds), calibrated(*arguments)
+    np.testing.assert_allclose(found.scores, expected.scores)
+    assert found.lacking == pytest.approx(expected.lacking)
+    assert expected.lacking != alone.lacking
 
 
 def test_hopeless_candidates_are_dropped_and_rivals_go_on():

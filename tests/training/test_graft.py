@@ -11,17 +11,22 @@ from small import SMALL
 
 from matgraft.data import Dataset, Label
 from matgraft.errors import InputError
+from matgraft.graphs.closest import closest
 from matgraft.models.model import Model
 from matgraft.models.references import References
 from matgraft.models.schnet import SchNet
+from matgraft.training import graft as module
 from matgraft.training.graft import (
     Task,
     cross_validated_references,
     finetune,
     fit_references,
+    inner_split,
     residual_shift,
 )
+from matgraft.training.portfolio import CHEAP, Bench
 from matgraft.training.recipe import Recipe
+from matgraft.training.schemes import SCHEMES
 
 QUICK = Recipe(epochs=2, batch_size=16, rate=1e-4)
 
@@ -114,6 +119,68 @@ def test_cross_validation_sees_the_training_rows_only(crystals, source):
     spoiled[40:] = 1e6
     task = Task.of(dataset.with_label("energy", spoiled), "energy", SMALL.cutoff)
     assert cross_validated_references(task, rows, source, task.predicted_by(source), 0) == before
+
+
+def test_a_fold_has_no_part_in_the_references_that_it_judges(crystals, source, monkeypatch):
+    task, seen = Task.of(crystals, "energy", SMALL.cutoff), []
+    for name in ("fit_references", "residual_shift"):
+
+        def noted(task, rows, *rest, real=getattr(module, name)):
+            seen.append(len(rows))
+            return real(task, rows, *rest)
+
+        monkeypatch.setattr(module, name, noted)
+    cross_validated_references(task, np.arange(40), source, task.predicted_by(source), 0)
+    assert seen == [32] * 10
+
+
+def test_a_fold_has_no_part_in_the_training_that_it_judges(crystals, source, monkeypatch):
+    task, rows, seen = Task.of(crystals, "energy", SMALL.cutoff), np.arange(40), []
+
+    def noted(*args, real=module.finetune, **options):
+        seen.append(options["rows"].tolist())
+        return real(*args, **options)
+
+    monkeypatch.setattr(module, "finetune", noted)
+    zero_shot = task.predicted_by(source)
+    found = module._cross_validated_training(task, rows, source, zero_shot, QUICK, SCHEMES["tl1"], 0)
+    assert seen == [inner_split(rows, 0.2, 0)[0].tolist()] * 2
+    assert set(found) == {"labels", "residual"}
+
+
+def test_the_scale_is_the_source_s_for_a_residual_and_the_spread_of_the_labels_without_it(crystals, source):
+    task, rows = Task.of(crystals, "energy", SMALL.cutoff), np.arange(40)
+    model = finetune(source, task, rows=rows, reference="labels", recipe=QUICK)
+    left = task.per_atom - model.references.per_atom(task.composition)
+    assert model.scale == pytest.approx(left[rows].std())
+    assert finetune(source, task, rows=rows, reference="residual", recipe=QUICK).scale == source.scale
+
+
+def test_the_mean_that_stands_for_references_is_that_of_the_rows_alone(crystals):
+    task = Task.of(crystals, "energy", SMALL.cutoff)
+    far = np.where(np.arange(60) < 40, task.per_atom, 1e3)
+    found = fit_references(replace(task, per_atom=far), np.arange(40), "none", None, None)
+    assert found.energies[8] == pytest.approx(task.per_atom[:40].mean())
+
+
+def test_a_graft_knows_the_elements_and_distances_of_its_source_and_of_its_labels_alone(crystals, source):
+    """Titanium is in no label. The source had oxygen far apart, and titanium near to it."""
+    known = np.full((119, 119), np.inf, dtype=np.float32)
+    known[8, 8], known[22, 8], known[8, 22] = 9.0, 0.5, 0.5
+    one = replace(source, closest=known, species=frozenset({"O", "Ti"}))
+    task = Task.of(crystals, "energy", SMALL.cutoff)
+    rows = np.flatnonzero(task.composition[:, 22] == 0)
+    bench = Bench(task, (one,), SMALL, CHEAP)
+    models = {"tl1": finetune(one, task, rows=rows, recipe=QUICK)}
+    models |= {candidate.name: bench.fit(candidate, rows, 0) for candidate in bench.candidates()}
+    here = closest(task.graphs, rows)
+    assert here[8, 8] < 9
+    for name, model in models.items():
+        alone = name == "references"
+        assert model.species == ({"O", "V", "Fe"} if alone else {"O", "Ti", "V", "Fe"}), name
+        assert model.closest[8, 8] == here[8, 8], name
+        assert model.closest[22, 8] == (np.inf if alone else 0.5), name
+        assert np.isinf(model.closest[22, 22]), name
 
 
 def test_a_zero_rate_graft_is_the_source_with_new_references(crystals, source):
