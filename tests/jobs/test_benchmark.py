@@ -32,6 +32,12 @@ def test_subsets_are_the_published_ones(crystals):
             np.testing.assert_array_equal(subset.validation, mine[0].validation)
 
 
+def test_groups_stay_on_one_side(crystals):
+    formulas = crystals.formulas
+    for subset in learning_curve_subsets(crystals, [10, 20], 15, 2, "formula"):
+        assert not set(formulas[subset.train]) & set(formulas[subset.validation])
+
+
 def test_too_few_structures(crystals):
     with pytest.raises(InputError, match="50"):
         learning_curve_subsets(crystals, [50], 15, 1)
@@ -105,8 +111,8 @@ METHODS = ["direct", "tl3/labels", "process", "auto"]
 
 def test_labels_that_are_judged_on_have_no_part_in_what_is_predicted(salts, source, tmp_path):
     one = plan(
-        salts, "energy", tmp_path / "out", source=source, sizes=[20, 40], val_size=12, seeds=1, schemes=METHODS,
-        changes={"epochs": 1, "min_steps": 0}, portfolio=portfolio.CHEAP,
+        salts, "energy", tmp_path / "out", source=source, sizes=[20, 40], val_size=12, seeds=1,
+        schemes=METHODS, changes={"epochs": 1, "min_steps": 0}, portfolio=portfolio.CHEAP,
     )  # fmt: skip
     job, subset = one._job, one.subsets[0]
     task = job.bench.task

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from ase.data import atomic_numbers
 
-from matgraft.data import Dataset
+from matgraft.data import Dataset, Label
 from matgraft.data.writers import write
 from matgraft.errors import InputError
 from matgraft.jobs import contest as contest_job
@@ -214,6 +214,20 @@ def test_grouped_split_keeps_formulas_apart(salts, source, tmp_path):
     assert not set(dataset.formulas[inside]) & set(dataset.formulas[~inside])
 
 
+@pytest.mark.parametrize(("recipe", "name"), [("auto", "run_contest"), ("residual", "cross_validate")])
+def test_groups_reach_the_folds(crystals, source, cheap, tmp_path, monkeypatch, recipe, name):
+    seen, real = [], getattr(finetune_job, name)
+
+    def noted(*args):
+        seen.append(args[-1])
+        return real(*args)
+
+    monkeypatch.setattr(finetune_job, name, noted)
+    options = {"source": source, "val": "20", "group": "formula", "recipe": recipe, "workers": 1}
+    run_finetune(crystals, "energy", tmp_path / "out", **options)
+    np.testing.assert_array_equal(seen, [crystals.formulas])
+
+
 def test_a_group_too_large_for_folds_leaves_nothing_behind(crystals, source, tmp_path):
     most_of_one = crystals[np.r_[0:60:3, 1, 2, 4, 5]]
     with pytest.raises(InputError, match="would be left out together"):
@@ -281,9 +295,6 @@ def test_suggested_reference_energies_are_believed_as_far_as_the_labels_agree(cr
 
 
 def test_an_intensive_label(salts, source, tmp_path, crystals):
-    from matgraft.data import Label
-    from matgraft.data.writers import write
-
     gap = crystals.with_label(
         "bulk_modulus", np.linspace(1, 2, len(crystals)), Label("bulk_modulus", "GPa", "intensive")
     )
@@ -388,6 +399,47 @@ def test_a_wrong_label_is_listed(crystals, source, cheap, tmp_path, caplog):
     assert rows[0]["id"] == "salt-5"
     assert float(rows[0]["error_in_ninth_deciles"]) > 5
     assert "salt-5" in caplog.text
+
+
+def test_suspects_are_listed_worst_first_with_what_was_said_and_predicted(crystals, tmp_path):
+    """Nine in ten errors are 0.1 or less: what is off by more than 0.5 is suspect."""
+    rows = np.arange(10, 40)
+    error = np.where(np.arange(30) % 2, 0.1, -0.1)
+    error[[4, 20]] = 0.6, -2.0
+    truth = -np.arange(30.0)
+    held = contest.Contest(rows, rows, {}, truth, {}, truth + error)
+    finetune_job._list_suspects(tmp_path / "suspects.csv", crystals, held)
+    first, second = read_predictions(tmp_path / "suspects.csv")
+    assert (first.pop("id"), second.pop("id")) == ("salt-30", "salt-14")
+    keys = "label_per_atom", "predicted_per_atom", "error_in_ninth_deciles"
+    for row, expected in ((first, (-20.0, -22.0, 20.0)), (second, (-4.0, -3.4, 6.0))):
+        assert {name: float(value) for name, value in row.items()} == pytest.approx(
+            dict(zip(keys, expected, strict=True))
+        )
+
+
+def test_the_table_of_methods_tells_errors_per_cell_and_per_atom():
+    score = {
+        "mae_ev": 1.2345, "mae_ev_per_atom": 0.067, "within_chemical_accuracy": 0.1,
+        "within_chemical_accuracy_per_atom": 0.42,
+    }  # fmt: skip
+    table = finetune_job.comparison({"tl1": score}, Label("energy"), 48, 12)
+    assert list(table.columns) == ["method", "MAE (eV)", "MAE (meV/atom)", "within 43 meV/atom"]
+    assert [list(row) for row in table.rows] == [["TL1", "1.234", "67", "42%"]]
+    assert "48 labels, judged on 12" in table.title
+
+
+def test_errors_are_drawn_per_atom(salts, source, tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(finetune_job, "error_distribution", lambda path, errors, *rest: drawn.update(errors))
+    graft(salts, "energy", tmp_path / "out", source=source, recipe="residual", val="12")
+    dataset = Dataset.read(salts)
+    natoms = dict(zip(dataset.ids, dataset.natoms, strict=True))
+    expected = [
+        (float(row["prediction"]) - float(row["target"])) / natoms[row["id"]]
+        for row in read_predictions(tmp_path / "out" / "predictions.csv")
+    ]
+    np.testing.assert_allclose(drawn[finetune_job.title("residual")], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,8 @@ def test_intervals_of_another_coverage(crystals, salts, tmp_path, caplog):
     widths = [float(row["upper"]) - float(row["lower"]) for row in lines(tmp_path / "p.csv")]
     np.testing.assert_allclose(widths, 2 * model.predict(crystals, coverage=0.5).half_width)
     assert "infinite" not in caplog.text
+    predict(model, [salts], tmp_path / "q.csv", coverage=0.5, workers=2, chunk_size=30)
+    assert (tmp_path / "q.csv").read_bytes() == (tmp_path / "p.csv").read_bytes()
     predict(model, [salts], tmp_path / "p.csv", coverage=0.999)
     assert "too few labels to promise a coverage of 0.999" in caplog.text
 
@@ -231,6 +233,30 @@ def test_an_interrupted_run_goes_on(salts, source, tmp_path, calls, monkeypatch)
     assert calls == [8, 8, 8, 4]
     assert (tmp_path / "p.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert not (tmp_path / "p.csv.part").exists()
+
+
+@pytest.mark.parametrize("changed", ["coverage", "intervals", "elements without a label"])
+def test_all_lines_of_a_table_are_told_alike(changed, crystals, salts, tmp_path, monkeypatch):
+    """What an interrupted run has left is not gone on with in other words."""
+    model = model_of(0)
+    features = model.features(model.graphs(crystals))
+    widths = np.linspace(0.01, 0.2, len(crystals))
+    narrow, wide = (calibrated(crystals.composition(), features, k * widths, model.label) for k in (1, 2))
+    model = model.with_intervals(narrow)
+    options = {"chunk_size": 8, "coverage": 0.5}
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, 5)
+        with pytest.raises(KeyboardInterrupt):
+            predict(model, [salts], tmp_path / "p.csv", **options)
+    if changed == "coverage":
+        options["coverage"] = 0.9
+    elif changed == "intervals":
+        model = model.with_intervals(wide)
+    else:
+        model = replace(model, references=replace(model.references, assumed=frozenset({8})))
+    predict(model, [salts], tmp_path / "p.csv", **options)
+    predict(model, [salts], tmp_path / "whole.csv", **options)
+    assert (tmp_path / "p.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
 @pytest.mark.parametrize("changed", ["model", "structures"])

@@ -16,7 +16,7 @@ from matgraft.models.blend import Blend
 from matgraft.models.model import Model
 from matgraft.models.references import References
 from matgraft.training import contest as module
-from matgraft.training.contest import Contest, Work, contest, entrants, outcome, told
+from matgraft.training.contest import Contest, Work, contest, entrants, outcome, single, told
 from matgraft.training.graft import LEAST_LABELS, Task
 from matgraft.training.intervals import calibrated
 from matgraft.training.loop import Diverged
@@ -251,6 +251,13 @@ def test_references_alone_have_the_features_of_a_source_or_of_the_seed(bench):
     hashes = {bare.fit(alone, np.arange(48), seed).content_hash() for seed in (0, 0, 1)}
     assert len(hashes) == 2
     assert bench.fit(alone, np.arange(48), 0).network is bench.sources[0].network
+
+
+def test_one_candidate_alone_keeps_groups_together(bench):
+    rows, groups = np.arange(6, 54), np.arange(60) // 4
+    held = single(bench, replace(CHEAP[1], source=0), rows, 0, groups=groups)
+    assert len(set(held.folds)) == module.FOLDS
+    assert all(len(set(held.folds[groups[rows] == one])) == 1 for one in set(groups[rows]))
 
 
 def test_few_groups_make_few_folds(bench):

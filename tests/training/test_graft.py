@@ -123,13 +123,12 @@ def test_cross_validation_sees_the_training_rows_only(crystals, source):
 
 def test_a_fold_has_no_part_in_the_references_that_it_judges(crystals, source, monkeypatch):
     task, seen = Task.of(crystals, "energy", SMALL.cutoff), []
-    for name in ("fit_references", "residual_shift"):
 
-        def noted(task, rows, *rest, real=getattr(module, name)):
-            seen.append(len(rows))
-            return real(task, rows, *rest)
+    def noted(real):
+        return lambda task, rows, *rest: seen.append(len(rows)) or real(task, rows, *rest)
 
-        monkeypatch.setattr(module, name, noted)
+    monkeypatch.setattr(module, "fit_references", noted(fit_references))
+    monkeypatch.setattr(module, "residual_shift", noted(residual_shift))
     cross_validated_references(task, np.arange(40), source, task.predicted_by(source), 0)
     assert seen == [32] * 10
 
