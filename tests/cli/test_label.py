@@ -25,6 +25,7 @@ from matgraft.dft.protocols import PROTOCOLS, Protocol
 from matgraft.dft.pseudopotentials import library
 from matgraft.dft.store import DONE, Store
 from matgraft.jobs import label as job
+from matgraft.jobs.labels import export
 
 OUTPUTS = Path(__file__).parents[1] / "dft" / "outputs"
 SILICON = (OUTPUTS / "insulator-7.2.txt").read_text()
@@ -303,6 +304,27 @@ def test_settings_under_one_name_are_told_apart(matgraft, folder):
         assert (card["n"], card["protocol"]) == (1, PROTOCOLS["fast"].changed(**expected).model_dump())
     result = matgraft("label", "export", "labels.db", "x.extxyz", "--protocol", "fast", "--order", "none")
     assert (result.code, "no label by protocol PBE, 70 Ry" in result.err) == (2, True)
+
+
+def test_labels_whose_loops_ended_at_different_errors_are_not_mixed(matgraft, folder):
+    for i, conv_thr in enumerate((1e-6, 1e-8)):
+        one = Calculation.of(bulk("Si", a=5.4 + i), QUICK.changed(conv_thr=conv_thr), library())
+        Store("labels.db").record(one, LABEL, [f"si-{i}"])
+    result = matgraft("label", "export", "labels.db", "labels.extxyz")
+    assert result.code == 2
+    assert "they differ in conv_thr (1e-06 or 1e-08)" in result.err
+
+
+def test_an_export_tells_the_settings_and_the_sum_of_processor_times(folder):
+    for i, (cpu, wall) in enumerate([(3.0, 1.0), (5.0, 7.0)]):
+        one = Calculation.of(bulk("Si", a=5.4 + i), QUICK, library())
+        Store("labels.db").record(one, replace(LABEL, cpu_seconds=cpu, wall_seconds=wall), [f"si-{i}"])
+    dataset, card = export("labels.db", "labels.extxyz")
+    assert card["times"]["cpu_seconds"] == 8.0
+    assert card["times"]["wall_seconds_quantiles"]["0.5"] == 4.0
+    settings = "PBE, 20 Ry, k-spacing 2 1/A, gaussian smearing 0.015 Ry, ferromagnetic start"
+    assert card["level_of_theory"] == settings
+    assert {label.level_of_theory for label in dataset.specs.values()} == {settings}
 
 
 def test_labels_by_different_pseudopotentials_are_not_mixed(matgraft, folder):

@@ -180,7 +180,13 @@ def test_the_key_changes_with_all_that_decides():
     swapped = SALT[[1, 0]]
     up = SALT.copy()
     up.set_initial_magnetic_moments([5.0, 0.0])
-    keys += [of(atoms).key for atoms in (moved, grown, other, swapped, up, SALT.repeat((1, 1, 2)))]
+    slightly = SALT.copy()
+    slightly.set_initial_magnetic_moments([5.01, 0.0])
+    crystals = (moved, grown, other, swapped, up, slightly, SALT.repeat((1, 1, 2)))
+    keys += [of(atoms).key for atoms in crystals]
+    slab = SALT.copy()
+    slab.pbc = True, True, False
+    keys.append(key_of(slab, PLAIN, base.moments, base.hashes))
     changed = {**base.pseudopotentials, "O": replace(base.pseudopotentials["O"], sha256="0" * 64)}
     keys.append(replace(base, pseudopotentials=changed).key)
     assert len({base.key, *keys}) == 1 + len(keys)
