@@ -91,6 +91,13 @@ def test_overlap(dataset):
     refused(with_atoms(dataset, atoms), "odd", "0 Fe", "1 O", "0.36 Angstrom")
 
 
+def test_of_two_overlaps_the_nearest_is_told(dataset):
+    places = [[0, 0, 0], [0.2, 0, 0], [2, 2, 0], [2, 2.3, 0]]
+    for order in ([0, 1, 2, 3], [2, 3, 0, 1]):
+        atoms = Atoms("Fe4", [places[k] for k in order], cell=[5, 5, 5], pbc=True)
+        refused(with_atoms(dataset, atoms), "0.20 Angstrom")
+
+
 def test_overlap_through_a_periodic_face(dataset):
     cell = [[4, 0, 0], [9, 4, 0], [1, 30, 5]]
     atoms = Atoms("FeO", scaled_positions=[[0.01, 0.5, 0.5], [0.99, 0.5, 0.5]], cell=cell, pbc=True)

@@ -40,7 +40,8 @@ def test_saving_into_the_folder_that_was_loaded_keeps_the_data(oxides, tmp_path)
         ("formation_energy_per_atom", "atom", "eV/atom"), ("energy_above_hull", "atom", "eV/atom"),
         ("mag_per_atom", "atom", ""), ("surface_energy", "intensive", ""), ("energy_gap", "intensive", "eV"),
         ("formation_energy_per_cell", "cell", "eV"), ("energy_ha", "cell", "Ha"),
-        ("total energy (Ry)", "cell", "Ry"), ("energy_mev_per_atom", "atom", "meV/atom"),
+        ("total energy (Ry)", "cell", "Ry"), ("energy_rydberg", "cell", "Ry"),
+        ("energy_mev_per_atom", "atom", "meV/atom"),
         ("energy (eV/atom)", "atom", "eV/atom"), ("Energy per atom", "atom", "eV/atom"),
         ("E (eV/atom)", "atom", "eV/atom"), ("energy_atom", "atom", "eV/atom"), ("n_atoms", "intensive", ""),
         ("energy (J)", "cell", "J"), ("vacancy_formation_energy", "intensive", ""),
@@ -59,6 +60,43 @@ def test_whole_numbers_join_the_label_of_another_part(oxides):
         joined = Dataset.concatenate(parts)
         assert sorted(joined.values("y")) == [0.0, 0.5, 1.5, 2.0]
         assert "y" not in joined.columns
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (Label("energy", "Ha"), "per cell (eV) in .* but per cell (Ha)"),
+        (Label("energy", "eV/atom", "atom"), "per cell (eV) in .* but per atom (eV/atom)"),
+        (Label("energy", level_of_theory="SCAN"), "by PBE in .* but by SCAN"),
+    ],
+)
+def test_labels_of_another_meaning_do_not_join(oxides, other, words):
+    values = oxides.values("energy")
+    first = oxides.with_label("energy", values, Label("energy", level_of_theory="PBE"))
+    match = words.replace("(", r"\(").replace(")", r"\)")
+    with pytest.raises(InputError, match=match):
+        Dataset.concatenate([first, oxides.with_label("energy", values, other)])
+    alike = oxides.with_label("energy", values, Label("energy"))
+    assert len(Dataset.concatenate([first, alike])) == 2 * len(oxides)
+
+
+def test_the_hash_changes_with_all_that_decides(oxides):
+    slab, moved, shifted = oxides.pbc.copy(), oxides.positions.copy(), oxides.values("energy").copy()
+    slab[0, 2], moved[0, 0], shifted[0] = False, moved[0, 0] + 1e-9, shifted[0] + 1e-9
+    values = oxides.values("energy")
+    others = [
+        dataclasses.replace(oxides, pbc=slab),
+        dataclasses.replace(oxides, positions=moved),
+        dataclasses.replace(oxides, cells=1.001 * oxides.cells),
+        dataclasses.replace(oxides, numbers=oxides.numbers + 1),
+        oxides.with_label("energy", shifted, oxides.specs["energy"]),
+        oxides.with_label("energy", values, Label("energy", "Ha")),
+        oxides.with_label("energy", values, Label("energy", "eV/atom", "atom")),
+    ]
+    hashes = {one.content_hash("energy") for one in [oxides, *others]}
+    assert len(hashes) == 1 + len(others)
+    named = dataclasses.replace(oxides, ids=oxides.ids[::-1], source="elsewhere")
+    assert named.content_hash("energy") == oxides.content_hash("energy")
 
 
 def test_id_columns_beside_an_id_of_our_own_come_back(oxides, tmp_path):

@@ -15,6 +15,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.spacegroup import Spacegroup, crystal
 
 from matgraft.data import Dataset
+from matgraft.data.formats.pymatgen import atoms_from_dict
 from matgraft.data.readers import read
 from matgraft.data.writers import write
 from matgraft.errors import InputError
@@ -128,6 +129,18 @@ def test_columns_of_an_atom_line_in_any_order(tmp_path):
     assert atoms.numbers.tolist() == [26]
     assert atoms.positions.tolist() == [[1, 2, 2.5]]
     assert atoms.pbc.tolist() == [True, True, False]
+
+
+def test_a_lattice_is_periodic_unless_the_file_says_otherwise(tmp_path):
+    for comment, periodic in (('Lattice="3 0 0 0 3 0 0 0 3"', True), ("", False)):
+        (tmp_path / "a.xyz").write_text(f"1\n{comment}\nFe 0 0 0\n")
+        assert read(tmp_path / "a.xyz").pbc.tolist() == [[periodic] * 3]
+
+
+def test_moments_to_start_from_go_before_those_of_a_calculation(tmp_path):
+    columns = "species:S:1:pos:R:3:magmoms:R:1:initial_magmoms:R:1"
+    (tmp_path / "a.xyz").write_text(f"1\nProperties={columns}\nFe 0 0 0 1.5 4\n")
+    assert read(tmp_path / "a.xyz").moments.tolist() == [4.0]
 
 
 def test_plain_xyz_and_gzip(tmp_path):
@@ -283,9 +296,18 @@ def test_several_blocks(tmp_path):
     assert read(tmp_path / "two.cif").ids.tolist() == ["rutile", "other"]
 
 
+@pytest.mark.parametrize(("x", "atoms"), [(0.06, 2), (0.016, 1)])
+def test_images_of_a_site_are_one_atom_where_only_rounding_parts_them(tmp_path, x, atoms):
+    """Either side of a mirror plane, 0.55 Angstrom apart, or 0.15."""
+    mirror = "loop_\n_symmetry_equiv_pos_as_xyz\nx,y,z\n-x,y,z\n"
+    (tmp_path / "a.cif").write_text(CELL + mirror + SITES.replace("Ti4+ 0 0 0", f"Ti4+ {x} 0 0.5"))
+    assert (read(tmp_path / "a.cif").numbers == 22).sum() == atoms
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        (CELL + SITES.replace("0 0 0 1", "0 0 0 0.95"), ("rutile", "site Ti1", "occupancy 0.95")),
         (CELL + SITES.replace("0 0 0 1", "0 0 0 0.5"), ("rutile", "site Ti1", "occupancy 0.5")),
         (CELL + SITES.replace("Ti4+", "Xx"), ("rutile", "unknown species 'Xx'")),
         (CELL + SITES[:-3], ("cannot be read as CIF", "complete")),
@@ -338,11 +360,12 @@ def test_broken_poscar(tmp_path, change):
 def test_ase_database(salts, tmp_path, name):
     with ase.db.connect(tmp_path / name) as database:
         for i, atoms in enumerate(salts):
-            atoms.calc = SinglePointCalculator(atoms, energy=-i - 0.5)
+            atoms.calc = SinglePointCalculator(atoms, energy=-i - 0.5, free_energy=-i - 0.6)
             database.write(atoms, gap=1.5 * i, step=i, origin="a")
     ds = read(tmp_path / name, target="energy")
     assert ds.ids.tolist() == ["set-1", "set-2", "set-3"]
     assert ds.labels["energy"].tolist() == [-0.5, -1.5, -2.5]
+    assert ds.labels["free_energy"].tolist() == [-0.6, -1.6, -2.6]
     assert ds.labels["gap"].tolist() == [0, 1.5, 3]
     assert ds.columns["step"].tolist() == [0, 1, 2]
     assert set(ds.columns["origin"]) == {"a"}
@@ -365,6 +388,23 @@ def test_moments_of_pymatgen(salts, tmp_path):
             site["properties"] = {"magmom": moment}
     (tmp_path / "set.json").write_text(json.dumps(structures))
     assert read(tmp_path / "set.json").moments.tolist() == [2.0, -2.0, 0.0, 1.5, 0.0, 0.0]
+
+
+def test_a_moment_without_direction_among_others_points_along_z(salts):
+    structure = as_dict(salts[2])
+    for site, moment in zip(structure["sites"], [2.0, {"moment": [0.0, 1.0, 0.0]}], strict=True):
+        site["properties"] = {"magmom": moment}
+    moments = atoms_from_dict(structure).get_initial_magnetic_moments()
+    assert moments.tolist() == [[0.0, 0.0, 2.0], [0.0, 1.0, 0.0]]
+
+
+def test_periodic_directions_of_pymatgen(salts, tmp_path):
+    slab = as_dict(salts[0])
+    slab["lattice"]["pbc"] = [True, True, False]
+    without = as_dict(salts[0])
+    del without["lattice"]["pbc"]
+    (tmp_path / "set.json").write_text(json.dumps([slab, without]))
+    assert read(tmp_path / "set.json").pbc.tolist() == [[True, True, False], [True, True, True]]
 
 
 @pytest.mark.parametrize(
@@ -654,6 +694,12 @@ def test_meaning_of_the_target(dataset, tmp_path):
     write(dataset, tmp_path / "a.xyz")
     spec = read(tmp_path / "a.xyz", target="energy", kind="atom").specs["energy"]
     assert (spec.kind, spec.unit) == ("atom", "eV/atom")
+    intensive = read(tmp_path / "a.xyz", target="energy", kind="intensive")
+    assert intensive.specs["energy"].unit == "eV"
+    write(read(tmp_path / "a.xyz", target="energy", kind="atom"), tmp_path / "b.xyz")
+    for kind, unit in (("intensive", "eV"), ("cell", "eV"), ("atom", "eV/atom")):
+        spec = read(tmp_path / "b.xyz", target="energy", kind=kind).specs["energy"]
+        assert (spec.kind, spec.unit) == (kind, unit)
     spec = read(tmp_path / "a.xyz", target="energy", unit="Ry").specs["energy"]
     assert (spec.kind, spec.unit) == ("cell", "Ry")
     refused(tmp_path / "a.xyz", "'molar'", "cell, atom, intensive", target="energy", kind="molar")
@@ -677,4 +723,5 @@ def test_kind_is_checked_on_reading(tmp_path):
     ds = read("tmo-oxides")
     write(ds.with_label("energy", ds.values("energy") / ds.natoms)[:80], tmp_path / "a.db")
     refused(tmp_path / "a.db", "looks like a value per atom", "--label-kind", target="energy")
+    assert len(read(tmp_path / "a.db", target="energy", label_check=False)) == 80
     assert len(read(tmp_path / "a.db", target="energy", kind="atom")) == 80
