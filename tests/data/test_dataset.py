@@ -63,6 +63,14 @@ def test_whole_numbers_join_the_label_of_another_part(oxides):
 
 
 @pytest.mark.parametrize(
+    ("unit", "other"),
+    [("Ha", "Ha"), ("Ry/atom", "Ry"), ("meV/atom", "meV"), ("eV", None), ("eV/atom", None), ("GPa", None)],
+)
+def test_energies_in_another_unit_than_the_sources_are_known(unit, other):
+    assert Label("energy", unit).other_energy_unit == other
+
+
+@pytest.mark.parametrize(
     ("other", "words"),
     [
         (Label("energy", "Ha"), "per cell (eV) in .* but per cell (Ha)"),

@@ -114,6 +114,13 @@ def test_an_element_is_known_if_all_members_know_it(blend):
     assert (prediction.unseen, prediction.unreferenced) == ([("Ag",)], [("Ag",)])
 
 
+def test_an_element_that_one_member_only_assumes_is_told(members, crystals):
+    """Oxygen is in labels of one member alone."""
+    assuming = replace(members[0], references=replace(members[0].references, assumed=frozenset({8})))
+    for order in ([assuming, members[1]], [members[1], assuming]):
+        assert Blend.of(order, WEIGHTS, {}).predict(crystals[:2]).unreferenced == [("O",), ("O",)]
+
+
 def test_saved_and_loaded(blend, crystals, tmp_path):
     loaded = load_model(blend.save(tmp_path / "blend"))
     np.testing.assert_array_equal(loaded.predict(crystals).values, blend.predict(crystals).values)

@@ -8,6 +8,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
+from ase.build import bulk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mapie.regression import CrossConformalRegressor
@@ -23,6 +25,7 @@ from matgraft.models.files import load_model
 from matgraft.models.intervals import LACKING, Intervals, conformal_quantile
 from matgraft.models.model import Model
 from matgraft.models.references import References
+from matgraft.training import intervals as calibration
 from matgraft.training.intervals import calibrated
 
 SPECIES = frozenset({"O", "Ti", "V", "Fe"})
@@ -186,6 +189,27 @@ def test_an_element_in_no_label_has_a_wide_interval():
     usual, wide = found.half_width(new, np.zeros((2, 3)))
     assert usual < 3 * 0.3 * 2
     assert wide > 3 * 1.0
+
+
+def test_an_atom_without_neighbours_is_infinitely_strange(model):
+    apart = Atoms("OTi", [[0, 0, 0], [0, 0, 30]])
+    for predictor in (model, Blend((model, model), (0.5, 0.5), {}, model.intervals)):
+        assert np.isinf(predictor.predict([apart, bulk("TiO", "rocksalt", a=4.2)]).strangeness).tolist() == [
+            True, False,
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("most", [50, 4000])
+def test_equal_errors_per_atom_make_intervals_that_grow_with_the_cell(monkeypatch, most):
+    """However few of the labels they rest on."""
+    monkeypatch.setattr(calibration, "_MOST", most)
+    composition, features, *_ = problem(200, 5)
+    found = calibrated(composition, features, np.full(200, 0.1), Label("energy"))
+    assert len(found.features) == len(found.errors) == min(most, 200)
+    np.testing.assert_allclose(found.errors, 0.1)
+    np.testing.assert_array_equal(found.counts, (composition > 0).sum(axis=0))
+    ratio = found.half_width(composition, features) / (0.1 * composition.sum(axis=1))
+    np.testing.assert_allclose(np.quantile(ratio, [0.05, 0.5, 0.95]), 1.0, atol=0.15)
 
 
 def test_damaged(model, tmp_path):

@@ -44,6 +44,18 @@ def test_round_trip(model, crystals, tmp_path):
     assert (loaded.label, loaded.species, loaded.card) == (model.label, model.species, model.card)
 
 
+def test_what_stands_for_unknown_elements_is_saved_and_part_of_the_hash(model, tmp_path):
+    silver = Dataset.from_atoms([bulk("AgO", "rocksalt", a=4.6)])
+    model = replace(model, references=References.given({"O": -3.0, "Ti": -8.0}))
+    loaded = load_model(model.save(tmp_path / "model"))
+    assert loaded.references.fallback == -5.5
+    np.testing.assert_array_equal(loaded.predict(silver).values, model.predict(silver).values)
+    assert loaded.content_hash() == model.content_hash()
+    other = replace(model, references=replace(model.references, fallback=-5.0))
+    assert other.predict(silver).per_atom[0] == pytest.approx(model.predict(silver).per_atom[0] + 0.25)
+    assert other.content_hash() != model.content_hash()
+
+
 def test_predicts_atoms_dataset_and_list_alike(model, crystals):
     whole = model.predict(crystals).values
     assert model.predict(crystals.atoms(3)).values[0] == pytest.approx(whole[3], abs=1e-5)

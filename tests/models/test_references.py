@@ -66,6 +66,18 @@ def test_sum_and_given_and_none():
         References.given({"O": float("nan")})
 
 
+def test_a_sum_says_the_sum_of_what_both_say():
+    """Of oxygen both know the energy, of iron the second alone, of silver none."""
+    first, second = References.given({"O": -1.0, "Ti": -2.0}), References.given({"O": 1.0, "Fe": 4.0})
+    counts = np.zeros((4, 119), dtype=int)
+    counts[[0, 1, 2], [8, 26, 47]] = 1
+    counts[3, [8, 26, 47]] = 3, 2, 1
+    total = first + second
+    np.testing.assert_allclose(total.per_atom(counts), first.per_atom(counts) + second.per_atom(counts))
+    assert total.per_atom(counts)[:3].tolist() == [0.0, 2.5, 1.0]
+    assert set(total.as_dict()) == {"O", "Fe"}
+
+
 @pytest.mark.parametrize(
     "content", ['{"O": "-4.9"}', '{"Xx": -1.0}', '{"X": -1.0}', '{"O": NaN}', "[1]", "-1", "{", '{"O": null}']
 )

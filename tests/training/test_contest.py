@@ -16,6 +16,7 @@ from matgraft.models.blend import Blend
 from matgraft.models.model import Model
 from matgraft.models.references import References
 from matgraft.training import contest as module
+from matgraft.training import portfolio
 from matgraft.training.contest import Contest, Work, contest, entrants, outcome, single, told
 from matgraft.training.graft import LEAST_LABELS, Task
 from matgraft.training.intervals import calibrated
@@ -130,6 +131,32 @@ def test_hopeless_candidates_are_dropped_and_rivals_go_on():
     found = {good: errors, rival: 1.05 * rng.permutation(errors), bad: rng.normal(0, 3, 60)}
     left = module._still_racing([good, rival, bad], [], lambda one: np.abs(found[one] - truth))
     assert left == [good, rival]
+
+
+@pytest.mark.parametrize(
+    ("n", "factor", "stays"), [(39, 1.35, True), (39, 1.45, False), (40, 1.05, True), (40, 1.15, False)]
+)
+def test_fewer_than_forty_rows_drop_only_what_is_far_behind(n, factor, stays):
+    best, other = PORTFOLIO[-2:]
+    errors = {best: np.full(60, np.nan), other: np.full(60, np.nan)}
+    errors[best][:n], errors[other][:n] = 1.0, factor
+    assert module._still_racing([best, other], [], errors.__getitem__) == [best, *[other] * stays]
+
+
+def test_cheap_candidates_are_rivals():
+    cheap, network = CHEAP[0], PORTFOLIO[-1]
+    errors = {cheap: np.full(60, 1.0), network: np.full(60, 2.0)}
+    assert module._still_racing([network], [cheap], errors.__getitem__) == []
+    assert module._still_racing([network], [], errors.__getitem__) == [network]
+
+
+def test_one_outlier_drops_nobody():
+    """Better on all rows but one, of which the mean is worse by two thirds: within a standard error."""
+    best, other = PORTFOLIO[-2:]
+    errors = {best: np.full(50, 1.0), other: np.full(50, 0.9)}
+    errors[other][7] = 41.0
+    assert errors[other].mean() > 1.6
+    assert module._still_racing([best, other], [], errors.__getitem__) == [best, other]
 
 
 def test_networks_of_a_hopeless_source_or_reference_do_not_start():
@@ -271,6 +298,21 @@ def test_few_groups_make_few_folds(bench):
     held = contest(bench, rows, 0, run=noted, groups=rows % 2)
     assert {work.fold for work in works} == {0, 1}
     assert {one["folds"] for one in told(bench, held)["candidates"]} == {2}
+
+
+def test_suggested_energies_reach_the_process_unless_the_source_says_the_label(bench, monkeypatch):
+    prior, seen = References.given({"O": -4.0, "Ti": -7.0, "V": -8.0, "Fe": -6.0, "Zr": -9.0}), []
+
+    def noted(composition, values, features, means=(), real=portfolio.fit_process):
+        seen.append([mean.tolist() for mean in means])
+        return real(composition, values, features, means)
+
+    monkeypatch.setattr(portfolio, "fit_process", noted)
+    for task in (replace(bench.task, prior=prior), bench.task):
+        for name in ("process", "process-residual"):
+            candidate = next(replace(one, source=0) for one in CHEAP if one.name == name)
+            replace(bench, task=task).fit(candidate, np.arange(40), 0)
+    assert seen == [[prior.filled.tolist()], [], [], []]
 
 
 def test_sources_of_one_name_are_told_apart(bench):

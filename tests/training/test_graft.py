@@ -223,6 +223,20 @@ def test_inner_split_never_uses_other_rows(crystals, source):
         assert torch.equal(a, b)
 
 
+def test_a_checkpoint_of_other_rows_or_settings_is_another_run(crystals, source):
+    task, rows = Task.of(crystals, "energy", SMALL.cutoff), np.arange(40)
+    choice = module.ReferenceChoice("labels", fit_references(task, rows, "labels", None, None), {})
+    first = (task, rows, QUICK, SCHEMES["tl1"], choice, 0, source, SMALL)
+    shifted = replace(choice, references=choice.references + References.given({"O": 1.0}))
+    changes = {
+        1: rows + 1, 2: QUICK.changed(rate=2e-4), 3: SCHEMES["tl2"], 4: shifted, 5: 1,
+        6: replace(source, scale=3.0), 7: replace(SMALL, filters=8),
+    }  # fmt: skip
+    others = [(*first[:k], changed, *first[k + 1 :]) for k, changed in changes.items()]
+    assert len({module._fingerprint(*one) for one in (first, *others)}) == 1 + len(changes)
+    assert module._fingerprint(*first) == module._fingerprint(*first)
+
+
 def test_refusals(crystals, source):
     with pytest.raises(InputError, match="needs a source"):
         finetune(None, crystals, "energy")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -75,6 +76,50 @@ def test_plateau_lowers_the_rate_only_after_its_patience(samples):
     assert rates[-1] < 1e-12
 
 
+def test_plateau_lowers_the_rate_as_torch_does(samples, monkeypatch):
+    losses = np.random.default_rng(0).choice([1.0, 2.0, 3.0], 40) + np.linspace(2, 0, 40).round(1)
+    monkeypatch.setattr(_Run, "epoch", lambda run, state: losses[state.epoch])
+    recipe = Recipe(
+        epochs=40, batch_size=8, rate=1.0, rate_min=0.2, schedule="plateau", plateau_patience=3,
+        plateau_factor=0.5,
+    )  # fmt: skip
+    history = fit(network(), samples[0], None, recipe, SCHEMES["direct"])
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, factor=0.5, patience=3, threshold=0, min_lr=0.2
+    )
+    rates = []
+    for loss in losses:
+        rates.append(optimizer.param_groups[0]["lr"])
+        theirs.step(loss)
+    assert [row["rate"] for row in history] == rates
+    assert {1.0, 0.5, 0.25, 0.2} == set(rates)
+
+
+def test_stops_after_exactly_so_many_epochs_without_a_better_one(samples, monkeypatch):
+    errors = iter([3.0, 2.0, 2.5, 1.0, 1.0, 2.0, 0.5])
+    monkeypatch.setattr(_Run, "validate", lambda run, validation: next(errors))
+    recipe = RECIPE.changed(epochs=7, patience=2)
+    assert len(fit(network(), *samples, recipe, SCHEMES["tl3"])) == 6
+
+
+def test_validation_judges_the_averaged_weights_that_are_kept(samples):
+    train, validation = samples
+    net = network()
+    (row,) = fit(net, train, validation, RECIPE.changed(epochs=1), SCHEMES["direct"])
+    error = np.abs(run_network(net, validation.graphs, validation.rows) - validation.targets).mean()
+    assert row["validation_mae"] == pytest.approx(error, rel=1e-5)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_further_properties_weigh_as_the_recipe_says(weight):
+    """Errors of 1, 2 and 3 for two structures, of which one has no second property."""
+    target = torch.tensor([[1.0, 2.0, 3.0], [1.0, float("nan"), 3.0]])
+    run = SimpleNamespace(recipe=RECIPE.changed(loss="mae", further_weight=weight))
+    loss = _Run._loss(run, torch.zeros(2, 3), target)
+    assert float(loss) == pytest.approx(1.0 + weight * (2.0 / 2 + 3.0))
+
+
 def test_early_stopping(samples):
     recipe = RECIPE.model_copy(
         update={"epochs": 50, "patience": 2, "rate": 1e-12, "rate_min": 0.0, "average": 0.0}
@@ -133,6 +178,22 @@ def test_staged_unfreezing_and_layer_rates(samples):
     )
     assert torch.equal(net.interactions[0].atomwise_in.weight, before["interactions.0.atomwise_in.weight"])
     assert torch.equal(net.embedding.weight, before["embedding.weight"])
+
+
+def test_what_is_frozen_for_some_epochs_then_starts_afresh(samples):
+    """Adam's first step moves every weight by the rate, whatever the gradient."""
+    rates = (Rate(parameters="output", factor=10.0), Rate(parameters="interactions.1", from_epoch=2))
+    recipe = Recipe(epochs=3, batch_size=48, rate=3e-3)
+    net, after = network(), []
+    before = net.interactions[1].atomwise_in.weight.detach().clone()
+
+    def noted(row):
+        after.append((net.interactions[1].atomwise_in.weight.detach() - before, row["rate"]))
+
+    fit(net, samples[0], None, recipe, Scheme(name="staged", rates=rates), report=noted)
+    assert [bool(moved.any()) for moved, _ in after] == [False, False, True]
+    moved, rate = after[-1]
+    np.testing.assert_allclose(np.quantile(moved.abs().numpy(), [0.1, 0.5, 0.9]), rate, rtol=1e-3)
 
 
 def test_output_layers_alone_are_trained_as_if_the_rest_ran_each_time(samples, monkeypatch):
