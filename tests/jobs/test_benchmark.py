@@ -14,11 +14,12 @@ from matgraft.evaluation.protocol import learning_curve_subsets
 from matgraft.jobs import benchmark as benchmark_job
 from matgraft.jobs.benchmark import benchmark, plan, run, summarise, tabulate
 from matgraft.jobs.folder import write_json
+from matgraft.models.files import load_model
 from matgraft.training import portfolio
 
 
 def test_subsets_are_the_published_ones(crystals):
-    subsets = learning_curve_subsets(crystals, [10, 20, 40], 15, 2)
+    subsets = learning_curve_subsets(crystals, [10, 20, 40], 5, 2)
     assert [subset.size for subset in subsets[:7]] == [10] * 4 + [20] * 2 + [40]
     for seed in (0, 1):
         mine = [subset for subset in subsets if subset.seed == seed]
@@ -137,6 +138,39 @@ def test_methods_do_not_share_a_file(salts, source, tmp_path):
     names = ["tl1/residual", "tl1-residual", "tl3/residual", "tl3-residual"]
     one = plan(salts, "energy", tmp_path / "out", source=source, **OPTIONS | {"schemes": names})
     assert len({*one.fits.values()}) == len(one.fits)
+
+
+def test_every_method_is_trained_by_its_own_recipe_and_the_seed_of_its_subset(
+    salts, source, tmp_path, monkeypatch
+):
+    options = OPTIONS | {"schemes": ["direct", "tl1/residual"]}
+    one, seen = plan(salts, "energy", tmp_path / "out", source=source, **options), []
+    job = replace(one._job, for_graft=one._job.for_graft.changed(epochs=5))
+    subset = replace(one.subsets[0], seed=7)
+    model = load_model(source).with_card(reference="labels", epochs=3)
+    monkeypatch.setattr(benchmark_job, "finetune", lambda *args, **told: seen.append((args, told)) or model)
+    for method in ("direct", "tl1/residual"):
+        predictions, extra = benchmark_job._predicted(job, subset, method)
+        assert (list(predictions), extra) == ([method], {"reference": "labels", "epochs": 3})
+    (direct, of_direct), (graft, of_graft) = seen
+    assert (direct[0], graft[0]) == (None, job.bench.sources[0])
+    assert (of_direct["recipe"], of_graft["recipe"]) == (job.for_direct, job.for_graft)
+    assert (of_direct["reference"], of_graft["reference"]) == ("auto", "residual")
+    assert [told["seed"] for told in (of_direct, of_graft)] == [7, 7]
+    assert of_direct["zero_shot"] is None
+
+
+def test_tables_tell_errors_per_cell_and_per_atom_and_curves_are_in_millielectronvolts_per_atom():
+    scores = {
+        "mae_ev": [1.0, 2.0], "mae_ev_per_atom": [0.05, 0.07], "within_chemical_accuracy": [0.1, 0.1],
+        "within_chemical_accuracy_per_atom": [0.5, 0.3],
+    }  # fmt: skip
+    summary = {"direct": {"20": scores}}
+    (row,) = tabulate(summary, "eV").rows
+    assert row[1].startswith("1.50 ±")
+    assert row[1].endswith("(60; 40%)")
+    (curve,) = benchmark_job._curves(summary).values()
+    np.testing.assert_allclose(curve[20], [50.0, 70.0])
 
 
 def test_a_method_without_any_error_is_not_drawn():

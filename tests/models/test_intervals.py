@@ -22,7 +22,7 @@ from matgraft.errors import InputError
 from matgraft.models.blend import Blend
 from matgraft.models.compiled import CompiledSchNet
 from matgraft.models.files import load_model
-from matgraft.models.intervals import LACKING, Intervals, conformal_quantile
+from matgraft.models.intervals import LACKING, Intervals, conformal_quantile, signals_of
 from matgraft.models.model import Model
 from matgraft.models.references import References
 from matgraft.training import intervals as calibration
@@ -210,6 +210,26 @@ def test_equal_errors_per_atom_make_intervals_that_grow_with_the_cell(monkeypatc
     np.testing.assert_array_equal(found.counts, (composition > 0).sum(axis=0))
     ratio = found.half_width(composition, features) / (0.1 * composition.sum(axis=1))
     np.testing.assert_allclose(np.quantile(ratio, [0.05, 0.5, 0.95]), 1.0, atol=0.15)
+
+
+def test_no_error_of_a_neighbour_counts_for_more_than_the_ninth_decile():
+    composition, features, _, per_atom = problem(101, 6)
+    per_atom[7] = 1e3
+    ninth = np.sort(per_atom)[90]
+    errors = fitted((composition, features, None, per_atom)).errors
+    np.testing.assert_allclose(errors, np.minimum(per_atom, ninth))
+
+
+def test_signals_by_hand():
+    """Two labels, 1 and 4 away, with errors of 0.1 and 0.3; silver is in no label, oxygen in 7."""
+    composition, counts = np.zeros((2, 119)), np.zeros(119)
+    composition[0, [8, 22]], composition[1, [8, 47]] = (2, 1), (6, 2)
+    counts[[8, 22]] = 7, 4
+    distances = np.array([[1.0, 4.0], [np.inf, 4.0]])
+    found = signals_of(distances, np.array([0.1, 0.3]), composition, counts)
+    near = np.log((0.1 + 0.3 + 5 * 0.2) / 7)
+    np.testing.assert_allclose(found[0], [np.log(2.5), near, np.log(3), np.log(1 / 4)])
+    np.testing.assert_allclose(found[1], [np.inf, near, np.log(8), np.log(1 / 0.5)])
 
 
 def test_damaged(model, tmp_path):

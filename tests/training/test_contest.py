@@ -239,6 +239,13 @@ def test_blends_where_errors_cancel_and_not_where_one_is_best():
     np.testing.assert_allclose(module._weights(truth + noise, truth), [1, 0, 0])
 
 
+def test_each_of_five_equals_keeps_a_share():
+    noise = np.random.default_rng(0).normal(0, 0.5, (5, 400))
+    weights = module._weights(noise, np.zeros(400))
+    assert weights.sum() == pytest.approx(1)
+    assert (weights > 0.1).all()
+
+
 def test_labels_of_a_fold_do_not_weigh_what_is_predicted_for_it():
     rng = np.random.default_rng(0)
     predictions, folds = rng.normal(size=(8, 40)), np.arange(40) % 5

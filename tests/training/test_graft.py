@@ -12,6 +12,7 @@ from small import SMALL
 from matgraft.data import Dataset, Label
 from matgraft.errors import InputError
 from matgraft.graphs.closest import closest
+from matgraft.models.domain import Domain, sample
 from matgraft.models.model import Model
 from matgraft.models.references import References
 from matgraft.models.schnet import SchNet
@@ -23,6 +24,7 @@ from matgraft.training.graft import (
     fit_references,
     inner_split,
     residual_shift,
+    train_from_scratch,
 )
 from matgraft.training.portfolio import CHEAP, Bench
 from matgraft.training.recipe import Recipe
@@ -235,6 +237,25 @@ def test_a_checkpoint_of_other_rows_or_settings_is_another_run(crystals, source)
     others = [(*first[:k], changed, *first[k + 1 :]) for k, changed in changes.items()]
     assert len({module._fingerprint(*one) for one in (first, *others)}) == 1 + len(changes)
     assert module._fingerprint(*first) == module._fingerprint(*first)
+
+
+def test_a_source_of_two_properties_judges_by_the_first_and_spans_what_it_trained_on(crystals):
+    """The second property is a thousand times the first."""
+    large = crystals.with_label("other", 1e3 * crystals.values("energy"), Label("other"))
+    tasks = [Task.of(large, name, SMALL.cutoff) for name in ("energy", "other")]
+    train, held = np.arange(16, 60), np.arange(16)
+    first, second = train_from_scratch(
+        tasks[0], train, held, arch=SMALL, recipe=QUICK.changed(epochs=1), seed=0, folder=None,
+        further=tasks[1:],
+    )  # fmt: skip
+    error = np.abs(tasks[0].predicted_by(first) - tasks[0].per_atom)[held].mean()
+    assert first.card["history"][0]["validation_mae"] == pytest.approx(error, rel=1e-4)
+    assert second.scale == pytest.approx(1e3 * first.scale, rel=1e-3)
+    features = first.features(tasks[0].graphs)
+    expected = Domain.of(features[sample(train, 0)], features[held])
+    assert set(sample(train, 0)) == set(train)
+    assert first.domain.reach == pytest.approx(expected.reach, rel=1e-3)
+    assert first.domain.landmarks.shape[1] == len(train)
 
 
 def test_refusals(crystals, source):
