@@ -227,6 +227,14 @@ def test_an_exact_fit_takes_no_further_point():
         assert of(cubic, PLAIN.changed(kspacing=2 * np.pi / 4.0 / n)).kpoints == (n, n, n)
 
 
+def test_a_structure_that_is_nearly_symmetrical_costs_what_one_without_symmetry_does():
+    cubic = bulk("Fe", "fcc", a=3.6, cubic=True)
+    rattled = cubic.copy()
+    rattled.rattle(0.02, seed=0)
+    one = PLAIN.changed(order="none")
+    assert of(rattled, one).cost > 3 * of(cubic, one).cost
+
+
 def test_cost_counts_spins_points_waves_and_bands():
     free, spin = PLAIN.changed(order="none"), PLAIN
     titania = bulk("TiO", "rocksalt", a=4.2)

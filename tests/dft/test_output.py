@@ -111,6 +111,8 @@ def test_runs_without_a_label_say_why(name, code, reason, message):
         ("", 0, CRASHED, "exit code 0, last words: none"),
         ("", 1, CRASHED, "exit code 1, last words: none"),
         ("", -9, KILLED, "the program was ended by signal 9"),
+        ("", 129, KILLED, "the program was ended by signal 1"),
+        ("", 128, CRASHED, "exit code 128, last words: none"),
         ("mpirun: no memory\n", 3, CRASHED, "exit code 3, last words: mpirun: no memory"),
     ],
 )
@@ -168,6 +170,14 @@ def test_the_version_is_that_of_the_first_line():
 )
 def test_times_as_the_program_writes_them(text, seconds):
     assert _seconds(text) == pytest.approx(seconds)
+
+
+def test_of_several_times_the_last_is_that_of_the_whole_run():
+    text = text_of("metal-6.7")
+    earlier = "     PWSCF        :      0.10s CPU      0.20s WALL\n"
+    own, longer = read(text, 0, 1.0), read(earlier + text, 0, 1.0)
+    assert (longer.cpu_seconds, longer.wall_seconds) == (own.cpu_seconds, own.wall_seconds)
+    assert own.cpu_seconds > 0.1
 
 
 @pytest.mark.parametrize(

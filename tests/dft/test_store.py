@@ -232,6 +232,25 @@ def test_the_ladder():
     assert next_rung(attempts("no pseudopotential")) is None
 
 
+def test_the_cheapest_goes_first(tmp_path, engine):
+    crystals = [bulk("Si", a=5.4).repeat((n, 1, 1)) for n in (3, 1, 2)]
+    costs = {one.key: one.cost for one in (Calculation.of(atoms, TOY, library()) for atoms in crystals)}
+    label(Dataset.from_atoms(crystals), tmp_path / "labels.db", TOY, engine)
+    order = list(dict.fromkeys(key for key, _ in engine.calls))
+    assert order == sorted(costs, key=costs.__getitem__)
+
+
+def test_the_time_left_follows_from_what_was_done():
+    """Of three calculations of one cost the usual took 6 s; four are left for two workers."""
+    speed = label_module._Speed(2)
+    one = calculation(0)
+    tasks = [label_module._Task(one, [], 0)] * 4
+    assert speed.left(tasks) is None
+    for seconds in (5.0, 6.0, 60.0):
+        speed.learn(one, replace(result(one), wall_seconds=seconds))
+    assert speed.left(tasks) == pytest.approx(12.0)
+
+
 def test_an_ase_database_that_others_can_read(tmp_path):
     place = tmp_path / "labels.db"
     label(strained(3), place, TOY, FakeEngine())  # type: ignore[arg-type]

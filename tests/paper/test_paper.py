@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -227,6 +228,26 @@ def test_claims(results):
         assert verdicts["TL3", recipe] == "reproduced"
     # Errors of a Gaussian of 0.2 and 0.1 eV/atom put 17 and 33 % within 43 meV per atom, few per cell.
     assert verdicts["over", tables.RECIPES[OURS]] == "not reproduced"
+
+
+@pytest.mark.parametrize(
+    ("points", "verdict"), [((25, 30), "reproduced"), ((10, 30), "partly"), ((5, 10), "not reproduced")]
+)
+def test_more_within_chemical_accuracy_is_judged_at_every_size(points, verdict):
+    shares = {("tl1", 100): 0.1 + points[0] / 100, ("tl1", 200): 0.1 + points[1] / 100}
+    one = SimpleNamespace(sizes=[100, 200], mean=lambda scheme, size, _: shares.get((scheme, size), 0.1))
+    assert tables._more_within([one])[0] == verdict
+
+
+def test_cells_that_are_surely_lower_are_counted(results):
+    found = [results.get(f"ours/{name}") for name in ("oxides", "extended")]
+    lower, cells = 0, [(one, scheme, n) for one in found for n in one.sizes for scheme in ("tl1", "tl2")]
+    for one, scheme, n in cells:
+        difference = one.over_seeds("direct", n) - one.over_seeds(scheme, n)
+        enlarged = math.sqrt(1 / len(difference) + one.settings["val_size"] / n)
+        t = difference.mean() / difference.std(ddof=1) / enlarged
+        lower += 2 * stats.t.sf(t, len(difference) - 1) < 0.05 and t > 0
+    assert f"lower with p < 0.05 in {lower} of {len(cells)} cells" in tables._lower_error(found)[1]
 
 
 def test_worth_of_a_label(results):

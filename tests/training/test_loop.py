@@ -184,16 +184,18 @@ def test_what_is_frozen_for_some_epochs_then_starts_afresh(samples):
     """Adam's first step moves every weight by the rate, whatever the gradient."""
     rates = (Rate(parameters="output", factor=10.0), Rate(parameters="interactions.1", from_epoch=2))
     recipe = Recipe(epochs=3, batch_size=48, rate=3e-3)
-    net, after = network(), []
-    before = net.interactions[1].atomwise_in.weight.detach().clone()
+    net, after, used = network(), [], []
+    before = weights(net)
 
     def noted(row):
-        after.append((net.interactions[1].atomwise_in.weight.detach() - before, row["rate"]))
+        after.append({name: (tensor - before[name]).abs().numpy() for name, tensor in weights(net).items()})
+        used.append(row["rate"])
 
     fit(net, samples[0], None, recipe, Scheme(name="staged", rates=rates), report=noted)
-    assert [bool(moved.any()) for moved, _ in after] == [False, False, True]
-    moved, rate = after[-1]
-    np.testing.assert_allclose(np.quantile(moved.abs().numpy(), [0.1, 0.5, 0.9]), rate, rtol=1e-3)
+    late, early = "interactions.1.atomwise_in.weight", "output.0.weight"
+    assert [bool(moved[late].any()) for moved in after] == [False, False, True]
+    for moved, rate in ((after[2][late], used[2]), (after[0][early], 10 * used[0])):
+        np.testing.assert_allclose(np.quantile(moved, [0.1, 0.5, 0.9]), rate, rtol=1e-3)
 
 
 def test_output_layers_alone_are_trained_as_if_the_rest_ran_each_time(samples, monkeypatch):
