@@ -21,7 +21,7 @@ class Recipe(Settings):
     rate, rate_min : float
         Learning rate at the start, and the least that the schedule goes down to.
     schedule : {"plateau", "cosine"}
-        Multiply by ``plateau_factor`` after ``plateau_patience`` epochs without a lower training loss,
+        Multiply by ``plateau_factor`` after more than ``plateau_patience`` epochs without a lower training loss,
         or one half cosine over all epochs after ``warmup`` epochs of linear growth.
     l2 : float
         L2 coefficient; in the gradient for ``adam``, decoupled for ``adamw``.
