@@ -478,6 +478,20 @@ def test_csv_that_holds_the_structures(tmp_path):
     refused(tmp_path / "set.csv", "set.csv", "structure b", "no data block")
 
 
+def test_lines_of_a_csv_without_ids_are_numbered(tmp_path):
+    for header, row in (("energy,cif", ["-1.5", CELL + SITES]), ("cif,energy", [CELL + SITES, "-1.5"])):
+        with open(tmp_path / "set.csv", "w", newline="") as file:
+            csv.writer(file).writerows([header.split(","), row])
+        ds = read(tmp_path / "set.csv")
+        assert (ds.ids.tolist(), ds.labels["energy"].tolist()) == (["0"], [-1.5])
+
+
+def test_a_cif_of_any_length_in_a_csv(tmp_path):
+    with open(tmp_path / "set.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("id", "cif"), ("a", CELL + SITES + "# " + "x" * 200_000 + "\n")])
+    assert read(tmp_path / "set.csv").natoms.tolist() == [2]
+
+
 def test_csv_with_header(table):
     ds = read(table, target="energy")
     assert ds.ids.tolist() == ["b", "001", "c"]

@@ -130,6 +130,7 @@ def test_forces_of_some_structures(dataset, tmp_path, name):
     assert np.isnan(again.forces[again.offsets[1] :]).all()
     assert read(tmp_path / name)[:1].forces.shape == (len(bare), 3)
     assert info(tmp_path / name)["with_forces"] == 1
+    assert read(tmp_path / name).has_forces.tolist() == [False, True, False]
     write(dataset, tmp_path / name)
     assert read(tmp_path / name).forces is None
 

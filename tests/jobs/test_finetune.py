@@ -161,6 +161,30 @@ def test_forces_are_learnt_and_judged(salts, source, tmp_path, recipe):
         graft(dataset, "energy", tmp_path / "without", source=source, recipe=recipe, forces=True)
 
 
+def test_forces_that_cannot_be_learnt_are_refused(salts, source, tmp_path, caplog):
+    dataset = Dataset.read(salts)
+    known = replace(dataset, forces=np.ones_like(dataset.positions))
+    write(known[:9], tmp_path / "val.extxyz")
+    with pytest.raises(InputError, match="no forces among the"):
+        graft(
+            dataset[9:],
+            "energy",
+            tmp_path / "a",
+            source=source,
+            val=str(tmp_path / "val.extxyz"),
+            forces=True,
+        )
+    with pytest.raises(InputError, match="recipe process trains no network"):
+        graft(known, "energy", tmp_path / "b", source=source, recipe="process", forces=True)
+    assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
+    some = Dataset.concatenate([dataset[:12], known[12:]])
+    result = graft(some, "energy", tmp_path / "c", source=source, recipe="tl3-residual", forces=True)
+    assert "structures to train on come with forces" in caplog.text
+    held = [row["id"] for row in read_predictions(tmp_path / "c" / "predictions.csv")]
+    part = some[np.isin(some.ids, held) & some.has_forces]
+    assert result.metrics["forces"]["n"] == part.forces.size < 3 * some[np.isin(some.ids, held)].natoms.sum()
+
+
 def test_labels_that_are_no_numbers_are_refused(salts, source, tmp_path):
     dataset = Dataset.read(salts)
     energies = dataset.values("energy").copy()

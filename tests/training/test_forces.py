@@ -125,6 +125,17 @@ def test_structures_without_forces_teach_none(varied):
         Pulls.of(varied[[4]], SMALL.cutoff)
 
 
+def test_infinite_forces_are_unknown_ones_and_batches_are_cut_by_what_they_hold(varied):
+    forces = varied.forces.copy()
+    forces[0, 0] = np.inf
+    odd = replace(varied, forces=forces)
+    pulls = Pulls.of(odd, SMALL.cutoff)
+    assert odd.has_forces.tolist() == [False, True, True, True, False]
+    assert np.isnan(pulls.known(np.array([0]))).all()
+    moved = pulls.displaced(np.arange(5), [np.zeros((n, 3)) for n in varied.natoms])
+    assert pulls.pairs.sum() == 3 * len(moved.distance)
+
+
 def test_pairs_that_leave_the_cutoff_fall_silent(varied):
     """Displaced beyond the last cell of a table, they must not be looked up there."""
     pulls = Pulls.of(varied, SMALL.cutoff)
@@ -210,7 +221,7 @@ def test_a_contest_blends_what_has_learnt_from_forces(alloys):
     kinds, bench = held(forces=True, network_error=0.0105)
     assert kinds == {"network"}
     assert {one.name for one in entrants(bench, 40)} >= {"tl1-residual-long", "staged-residual"}
-    assert held(forces=True, network_error=9.0)[0] == {"process"}
+    assert held(forces=True, network_error=9.0)[0] == {"network"}
     assert held(forces=False, network_error=0.0105)[0] == {"process"}
 
 

@@ -156,7 +156,7 @@ def finetune(
         bool, typer.Option("--direct", help="Also train from a random start, to compare.")
     ] = False,
     forces: Annotated[
-        bool, typer.Option("--forces", help="Networks learn from forces, too: far better, and slower.")
+        bool, typer.Option("--forces", help="Networks learn from the forces of the structures, too.")
     ] = False,
     intervals: Annotated[
         bool, typer.Option(help="Of a single recipe: also learn how far off it is, by five fits more.")

@@ -161,8 +161,7 @@ class Dataset:
     moments : ndarray of float64, shape (N,), optional
         Magnetic moments that a calculation is to start from, in Bohr magnetons; None if no structure has any.
     forces : ndarray of float64, shape (N, 3), optional
-        In eV/Angstrom, NaN for a structure without; None if no structure has any. They are handed on to the
-        files that are written: nothing here learns from them.
+        In eV/Angstrom, NaN for a structure without; None if no structure has any.
     """
 
     ids: np.ndarray
@@ -342,6 +341,13 @@ class Dataset:
         """Those of the optional values per atom that there are."""
         return {name: values for name in _OF_ATOMS if (values := getattr(self, name)) is not None}
 
+    @property
+    def has_forces(self) -> np.ndarray:
+        """Whether the forces on all atoms of a structure are known, shape (n,)."""
+        if self.forces is None or not len(self):
+            return np.zeros(len(self), dtype=bool)
+        return np.logical_and.reduceat(np.isfinite(self.forces).all(axis=1), self.offsets[:-1])
+
     def atoms(self, i: int) -> Atoms:
         """Structure ``i`` as an ASE object."""
         rows = slice(*self.offsets[[i, i + 1]])
@@ -446,8 +452,10 @@ class Dataset:
             def array(name: str) -> np.ndarray:
                 return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
 
+            # Folders of before say of moments alone whether there are any.
+            of_atoms = meta.get("per_atom", ["moments"] if meta.get("moments") else [])
             return cls(
-                **{name: array(name) for name in (*_ARRAYS, *meta["per_atom"])},
+                **{name: array(name) for name in (*_ARRAYS, *of_atoms)},
                 labels={name: array(f"labels.{quote(name, safe='')}") for name in meta["labels"]},
                 specs={name: Label(**spec) for name, spec in meta["labels"].items()},
                 columns={name: array(f"columns.{quote(name, safe='')}") for name in meta["columns"]},

@@ -134,19 +134,31 @@ class Graphs:
         )
 
     def batches(self, order: np.ndarray, batch_size: int, max_pairs: int = 200_000) -> Iterator[np.ndarray]:
-        """Cut ``order`` into runs of at most ``batch_size`` structures and ``max_pairs`` pairs.
+        """Cut ``order`` by :func:`in_batches`."""
+        return in_batches(order, np.diff(self.pair_offsets), batch_size, max_pairs)
 
-        A structure that alone has more pairs gets a batch of its own.
-        """
-        pairs_of = np.diff(self.pair_offsets)
-        start, total = 0, 0
-        for stop, row in enumerate(order):
-            if stop > start and (stop - start == batch_size or total + pairs_of[row] > max_pairs):
-                yield order[start:stop]
-                start, total = stop, 0
-            total += pairs_of[row]
-        if start < len(order):
-            yield order[start:]
+
+def in_batches(order: np.ndarray, pairs: np.ndarray, batch_size: int, max_pairs: int) -> Iterator[np.ndarray]:
+    """Cut ``order`` into runs of at most ``batch_size`` structures and ``max_pairs`` pairs.
+
+    A structure that alone has more pairs gets a batch of its own.
+
+    Parameters
+    ----------
+    order : ndarray of int
+        Structures.
+    pairs : ndarray of int, shape (n,)
+        Pairs of each structure that there is.
+    batch_size, max_pairs : int
+    """
+    start, total = 0, 0
+    for stop, row in enumerate(order):
+        if stop > start and (stop - start == batch_size or total + pairs[row] > max_pairs):
+            yield order[start:stop]
+            start, total = stop, 0
+        total += pairs[row]
+    if start < len(order):
+        yield order[start:]
 
 
 def build_graphs(dataset: Dataset, cutoff: float, merge_equivalent: bool = True) -> Graphs:

@@ -45,15 +45,9 @@ def info(data: str | Path | Sequence[str | Path]) -> dict:
         "elements": {chemical_symbols[z]: int(n) for z, n in enumerate(composition.sum(axis=0)) if n},
         "labels": labels,
         "columns": sorted(dataset.columns),
-        "with_forces": 0 if dataset.forces is None else int(_known(dataset).sum()),
+        "with_forces": int(dataset.has_forces.sum()),
         "content_hash": dataset.content_hash(),
     }
-
-
-def _known(dataset: Dataset) -> np.ndarray:
-    """Whether forces on all atoms of a structure are known, shape (n,)."""
-    assert dataset.forces is not None
-    return np.logical_and.reduceat(np.isfinite(dataset.forces).all(axis=1), dataset.offsets[:-1])
 
 
 def table_of(summary: dict) -> list[Table]:
@@ -70,7 +64,7 @@ def table_of(summary: dict) -> list[Table]:
         ),
         ("structures by element", elements),
         ("columns (--target takes those of numbers)", ", ".join(summary["columns"])),
-        *([("with forces (not learnt from)", n)] if (n := summary["with_forces"]) else []),
+        *([("with forces", n)] if (n := summary["with_forces"]) else []),
         ("content hash", summary["content_hash"]),
     ]
     labels = [

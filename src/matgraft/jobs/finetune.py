@@ -93,6 +93,20 @@ class FinetuneResult:
     out: Path
 
 
+def _check_forces(dataset: Dataset, train_rows: np.ndarray, alone: Candidate | None) -> None:
+    """Refuse to learn from forces where no network is trained or none are known; say where some are not."""
+    if alone is not None and alone.kind != "network":
+        raise InputError(
+            f"--forces: recipe {alone.name} trains no network that could learn from them. Name another, such "
+            "as tl1-residual-long."
+        )
+    known, n = int(dataset.has_forces[train_rows].sum()), len(train_rows)
+    if not known:
+        raise InputError(f"{dataset.source or 'dataset'}: no forces among the {n} structures to train on.")
+    if known < n:
+        log.warning("%d of %d structures to train on come with forces", known, n)
+
+
 def _warn_of_repeated(dataset: Dataset, target: str) -> None:
     """Say which structures stand in the data more than once: the errors of all methods are too small then."""
     found = repeated(dataset)
@@ -273,6 +287,8 @@ def run_finetune(
     if recipe == AUTO or (intervals and len(train_rows) >= LEAST):
         # Raises an error where groups are too large, and not in the middle of the work.
         folds_of(train_rows, seed, None if grouping is None else grouping[train_rows])
+    if forces:
+        _check_forces(dataset, train_rows, chosen if recipe != AUTO and not direct else None)
     cutoff = parent.cutoff if parent else ARCHITECTURES[arch].cutoff
     if parent is not None and ARCHITECTURES[arch].cutoff != cutoff:
         raise InputError(f"{source}: its cutoff of {cutoff} A is not that of {arch}.")
@@ -363,7 +379,7 @@ def run_finetune(
                 predictions["direct"] = task.predicted_by(alone_trained)
             except Diverged as error:
                 log.warning("no direct training to compare with: %s", error)
-        rivals = {TITLES[ZERO_SHOT]: parent} if parent and forces else {}
+        rivals = {TITLES[ZERO_SHOT]: parent} if forces and parent and parent.label.is_energy else {}
         return _write(out, dataset, task, model, recipe, predictions, train_rows, val_rows, rivals)
 
 
@@ -499,13 +515,13 @@ def _write(
 
 def _judge_forces(path: Path, dataset: Dataset, models: Mapping[str, Predictor]) -> dict | None:
     """Errors of the components of forces by model, beside their mean size; None where none are known."""
-    assert dataset.forces is not None
-    known = np.isfinite(dataset.forces)
-    if not known.any():
+    part = dataset[dataset.has_forces]
+    if not len(part):
         log.warning("no forces in the structures that are held out: those of the graft cannot be judged")
         return None
-    truth = dataset.forces[known]
-    said = {name: model.derivatives(dataset)[1][known] for name, model in models.items()}
+    assert part.forces is not None
+    truth = part.forces.ravel()
+    said = {name: model.derivatives(part)[1].ravel() for name, model in models.items()}
     parity(path, truth, said, "eV/Å", counted="components of forces")
     return {
         "unit": "eV/Angstrom",

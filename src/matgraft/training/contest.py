@@ -123,13 +123,12 @@ def contest(
     cheap = [one for one in everyone if one.kind != "network"]
     go(cheap, range(FOLDS))
     racing = _starters(everyone, {one: float(errors(one).mean()) for one in cheap})
+    # Who asks for forces wants those of what has learnt from them; the cheap only say which networks start.
+    rivals = [] if bench.learns_forces and racing else cheap
     for some in ROUNDS:
         go(racing, some)
-        racing = _still_racing(racing, cheap, errors)
-    finished = [*cheap, *racing]
-    if bench.task.pulls is not None and racing:
-        # Who asks for forces wants those of what has learnt from them.
-        finished = racing
+        racing = _still_racing(racing, rivals, errors)
+    finished = [*rivals, *racing]
     predictions = np.stack([found[one] for one in finished])
     weights = {one: w for one, w in zip(finished, _weights(predictions, truth), strict=True) if w > 0}
     return Contest(rows, folds, found, truth, weights, _left_out(predictions, truth, folds))
@@ -186,7 +185,7 @@ def _cross_validate(
 
 def entrants(bench: Bench, n: int) -> list[Candidate]:
     """Who takes part in a contest on ``n`` labels."""
-    if bench.task.pulls is not None:
+    if bench.learns_forces:
         # With its forces a structure says far more than a label does.
         n = max(n, MANY)
     return [one for one in bench.candidates() if one.least <= n < one.most]

@@ -38,7 +38,7 @@ class Pulls:
     cutoff : float
         Of the neighbours, in Angstrom.
     forces : ndarray, shape (N, 3)
-        In eV/Angstrom, or in multiples of a network's scale; NaN where they are not known.
+        In eV/Angstrom, or in multiples of a network's scale; NaN for structures whose forces are not known.
     """
 
     numbers: np.ndarray
@@ -56,16 +56,23 @@ class Pulls:
         InputError
             If it has no forces.
         """
-        if dataset.forces is None or np.isnan(dataset.forces).all():
+        known = dataset.has_forces
+        if dataset.forces is None or not known.any():
             raise InputError(
                 f"{dataset.source or 'dataset'}: no forces to learn from. Extended XYZ has them as "
                 "forces:R:3 in Properties; ASE databases and npz files may hold them, too."
             )
-        return cls(dataset.numbers, dataset.natoms, list(half_lists(dataset, cutoff)), cutoff, dataset.forces)
+        forces = np.where(np.repeat(known, dataset.natoms)[:, None], dataset.forces, np.nan)
+        return cls(dataset.numbers, dataset.natoms, list(half_lists(dataset, cutoff)), cutoff, forces)
 
     def scaled(self, unit: float) -> Pulls:
         """The same with forces in multiples of ``unit``."""
         return replace(self, forces=self.forces / unit)
+
+    @property
+    def pairs(self) -> np.ndarray:
+        """Pairs of each structure that a step works on, its two displaced copies included, shape (n,)."""
+        return 3 * np.array([len(one.distance) for one in self.neighbours])
 
     @cached_property
     def _atoms(self) -> list[slice]:

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from matgraft.errors import InputError, LostWorker
 from matgraft.graphs import Batch, Graphs
+from matgraft.graphs.graphs import in_batches
 from matgraft.models.model import run_network
 from matgraft.models.schnet import SchNet
 from matgraft.training.distributed import ALONE, Workers
@@ -194,13 +195,16 @@ class _Run:
         self.where = np.zeros(len(train.graphs), dtype=np.int64)
         self.where[train.rows] = np.arange(len(train.rows))
         self.pairs = np.diff(train.graphs.pair_offsets)
+        if recipe.forces:
+            assert train.pulls is not None
+            self.pairs = train.pulls.pairs
         below = any(not name.startswith("output.") for name in self.moving)
         self.kept: dict[int, torch.Tensor] | None = None if below or recipe.jitter or recipe.forces else {}
 
     def epoch(self, state: _State) -> float:
         recipe = self.recipe
         order = np.random.default_rng([self.seed, state.epoch]).permutation(self.train.rows)
-        batches = list(self.train.graphs.batches(order, recipe.batch_size, recipe.max_pairs))
+        batches = list(in_batches(order, self.pairs, recipe.batch_size, recipe.max_pairs))
         frozen = {name for name in self.moving if state.epoch < self.rates[name].from_epoch}
         moving = [self.parameters[name] for name in self.moving]
         values = [parameter.detach() for parameter in moving]

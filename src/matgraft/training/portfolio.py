@@ -171,9 +171,14 @@ class Bench:
             return replace(candidate, reference="none")
         return candidate
 
+    @property
+    def learns_forces(self) -> bool:
+        """Whether networks learn from the forces of the task, too."""
+        return self.task.pulls is not None
+
     def learning(self, recipe: Recipe) -> Recipe:
-        """The recipe, learning from forces too if the task has them."""
-        return recipe if self.task.pulls is None else recipe.changed(forces=FORCES)
+        """The recipe as networks of this bench are trained by it."""
+        return recipe.changed(forces=FORCES) if self.learns_forces else recipe
 
     @cached_property
     def names(self) -> list[str]:

@@ -21,8 +21,8 @@ class Recipe(Settings):
     rate, rate_min : float
         Learning rate at the start, and the least that the schedule goes down to.
     schedule : {"plateau", "cosine"}
-        Multiply by ``plateau_factor`` after more than ``plateau_patience`` epochs without a lower training loss,
-        or one half cosine over all epochs after ``warmup`` epochs of linear growth.
+        Multiply by ``plateau_factor`` after more than ``plateau_patience`` epochs without a lower training
+        loss, or one half cosine over all epochs after ``warmup`` epochs of linear growth.
     l2 : float
         L2 coefficient; in the gradient for ``adam``, decoupled for ``adamw``.
     loss : {"mse", "mae", "huber"}
@@ -43,7 +43,7 @@ class Recipe(Settings):
     forces : float
         Weight of the error of forces beside that of the label, in Angstrom: a label per atom that is wrong by
         this times an energy counts like a force that is wrong by this energy per Angstrom. 0 learns from
-        labels alone.
+        labels alone. Epochs are chosen by labels in any case.
     validation : float
         Share of the training set that is held out to choose the best epoch; 0 trains on everything.
     patience : int

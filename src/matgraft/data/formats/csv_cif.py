@@ -31,7 +31,10 @@ def _cif_files(folder: Path) -> dict[str, Path]:
 
 def _read_table(path: Path) -> tuple[list[str], dict[str, list[str]]]:
     """Ids, and the other columns by name."""
-    rows = [row for row in csv.reader(StringIO(read_text(path))) if any(cell.strip() for cell in row)]
+    text = read_text(path)
+    # A field may hold a CIF file of any size.
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+    rows = [row for row in csv.reader(StringIO(text)) if any(cell.strip() for cell in row)]
     if not rows or len(rows[0]) < 2:
         raise InputError(f"{path}: expected lines of the form id,value separated by commas.")
     if is_number(rows[0][1]):
@@ -53,9 +56,11 @@ def _read_table(path: Path) -> tuple[list[str], dict[str, list[str]]]:
     if not rows:
         raise InputError(f"{path}: a header but no lines of data.")
     columns = dict(zip(header, zip(*rows, strict=True), strict=True))
-    key = next((name for name in ID_KEYS if name in columns), header[0])
-    ids = [name.strip() for name in columns.pop(key)]
-    # Pandas writes the numbers of its lines into a column without a name.
+    key: str | None = header[0]
+    if STRUCTURES in columns or not key:
+        # The first column may be anything then; pandas writes numbers of lines into one without a name.
+        key = next((name for name in (*ID_KEYS, "name", "") if name in columns), None)
+    ids = list(map(str, range(len(rows)))) if key is None else [name.strip() for name in columns.pop(key)]
     columns.pop("", None)
     return ids, {name: list(values) for name, values in columns.items()}
 
