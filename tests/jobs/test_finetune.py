@@ -176,7 +176,8 @@ def test_forces_that_cannot_be_learnt_are_refused(salts, source, tmp_path, caplo
         )
     with pytest.raises(InputError, match="recipe process trains no network"):
         graft(known, "energy", tmp_path / "b", source=source, recipe="process", forces=True)
-    assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
+    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / "b").exists()
     some = Dataset.concatenate([dataset[:12], known[12:]])
     result = graft(some, "energy", tmp_path / "c", source=source, recipe="tl3-residual", forces=True)
     assert "structures to train on come with forces" in caplog.text
