@@ -56,18 +56,19 @@ def load_model(name: str | Path) -> Predictor:
             f"Shipped: {', '.join(shipped_models()) or 'none'}."
         )
     model = _load(folder, label)
-    for name in (CLOSEST, DOMAIN, INTERVALS) if isinstance(model, Model) else (INTERVALS,):
+    for name in (CLOSEST, DOMAIN, INTERVALS):
         path = folder / name
-        if not path.is_file():
+        # What a blend has of the others is with its members.
+        if not path.is_file() or (name != INTERVALS and not isinstance(model, Model)):
             continue
         try:
             tensors = load_file(path)
             if name == INTERVALS:
                 model = model.with_intervals(Intervals.from_tensors(tensors))
-            elif name == DOMAIN:
-                model = replace(model, domain=Domain.from_tensors(tensors))  # type: ignore[type-var,call-arg]
-            else:
-                model = replace(model, closest=tensors["closest"].numpy())  # type: ignore[type-var,call-arg]
+            elif isinstance(model, Model) and name == DOMAIN:
+                model = replace(model, domain=Domain.from_tensors(tensors))
+            elif isinstance(model, Model):
+                model = replace(model, closest=tensors["closest"].numpy())
         except (OSError, SafetensorError, KeyError, TypeError) as error:
             raise InputError(
                 f"{path}: damaged ({error}). Copy the model again, or delete this file."

@@ -92,9 +92,10 @@ def _files_of(path: Path, ids: list[str]) -> list[Path]:
 def read_csv_cif(path: Path) -> Dataset:
     """Read labels from a CSV file and the structure of each id from ``<id>.cif`` beside it, or from its text.
 
-    The CIFs lie in the folder of the CSV file or in its sub-folder ``cifs`` or ``structures``, or stand in a
-    column ``cif``. A column ``id`` or ``material_id`` holds the ids, else the first one does. A file of two
-    columns without a header, as CGCNN writes it, has one label called ``target``.
+    The CIFs lie in the folder of the CSV file or in its sub-folder ``cifs`` or ``structures``, and the first
+    column holds the ids; or they stand in a column ``cif``, beside one of ids (``id``, ``material_id``,
+    ``name``) or none, and lines are numbered. A file of two columns without a header, as CGCNN writes it, has
+    one label called ``target``.
     """
     ids, fields = _read_table(path)
     texts = fields.pop(STRUCTURES, None)
