@@ -14,7 +14,7 @@ import numpy as np
 
 from matgraft import Dataset, load_model
 from matgraft.data.splits import random_split
-from matgraft.jobs.finetune import source_baselines
+from matgraft.training.baselines import source_baselines
 from matgraft.training.graft import Task, finetune
 from matgraft.training.recipe import FINETUNE
 

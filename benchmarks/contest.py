@@ -28,9 +28,10 @@ import numpy as np
 from matgraft.data import Dataset
 from matgraft.data.splits import grouped_split, groups, keep_where, random_split
 from matgraft.evaluation.tables import Table
-from matgraft.jobs.finetune import AUTO, interval_scores, sources_of, starts
 from matgraft.jobs.folder import versions, write_text
+from matgraft.jobs.methods import AUTO, sources_of, starts
 from matgraft.jobs.pool import finished, pool
+from matgraft.jobs.verdict import interval_scores
 from matgraft.models.intervals import COVERAGE, conformal_quantile
 from matgraft.progress import Progress
 from matgraft.training.contest import Contest, contest, outcome

@@ -16,6 +16,7 @@ from matgraft.jobs.benchmark import benchmark, plan, run, summarise, tabulate
 from matgraft.jobs.folder import write_json
 from matgraft.models.files import load_model
 from matgraft.training import portfolio
+from matgraft.training.recipe import PRESETS
 
 
 def test_subsets_are_the_published_ones(crystals):
@@ -145,16 +146,15 @@ def test_every_method_is_trained_by_its_own_recipe_and_the_seed_of_its_subset(
 ):
     options = OPTIONS | {"schemes": ["direct", "tl1/residual"]}
     one, seen = plan(salts, "energy", tmp_path / "out", source=source, **options), []
-    job = replace(one._job, for_graft=one._job.for_graft.changed(epochs=5))
-    subset = replace(one.subsets[0], seed=7)
+    job, subset = one._job, replace(one.subsets[0], seed=7)
     model = load_model(source).with_card(reference="labels", epochs=3)
-    monkeypatch.setattr(benchmark_job, "finetune", lambda *args, **told: seen.append((args, told)) or model)
+    monkeypatch.setattr(portfolio, "finetune", lambda *args, **told: seen.append((args, told)) or model)
     for method in ("direct", "tl1/residual"):
         predictions, extra = benchmark_job._predicted(job, subset, method)
         assert (list(predictions), extra) == ([method], {"reference": "labels", "epochs": 3})
     (direct, of_direct), (graft, of_graft) = seen
     assert (direct[0], graft[0]) == (None, job.bench.sources[0])
-    assert (of_direct["recipe"], of_graft["recipe"]) == (job.for_direct, job.for_graft)
+    assert (of_direct["recipe"], of_graft["recipe"]) == PRESETS["default"]
     assert (of_direct["reference"], of_graft["reference"]) == ("auto", "residual")
     assert [told["seed"] for told in (of_direct, of_graft)] == [7, 7]
     assert of_direct["zero_shot"] is None

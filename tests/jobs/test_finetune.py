@@ -17,8 +17,11 @@ from matgraft.data.writers import write
 from matgraft.errors import InputError
 from matgraft.jobs import contest as contest_job
 from matgraft.jobs import finetune as finetune_job
-from matgraft.jobs.finetune import interval_scores, run_finetune, starts
+from matgraft.jobs import methods, verdict
+from matgraft.jobs.finetune import run_finetune
 from matgraft.jobs.folder import alone
+from matgraft.jobs.methods import starts
+from matgraft.jobs.verdict import comparison, interval_scores, list_suspects, title
 from matgraft.models.files import load_model
 from matgraft.training import contest, portfolio
 from matgraft.training.recipe import DIRECT
@@ -360,11 +363,11 @@ def test_labels_that_are_held_out_have_no_part_in_a_graft(
     (tmp_path / "val.txt").write_text("\n".join(crystals.ids[48:]))
     told: dict[str, np.ndarray] = {}
 
-    def noted(*args, write=finetune_job._write):
+    def noted(*args, write=finetune_job.write_verdict):
         told.update(args[5])
         return write(*args)
 
-    monkeypatch.setattr(finetune_job, "_write", noted)
+    monkeypatch.setattr(finetune_job, "write_verdict", noted)
     options = {"source": source, "val": str(tmp_path / "val.txt"), "recipe": recipe, "workers": 1}
     first = run_finetune(crystals, "energy", tmp_path / "out", **options).model
     before = dict(told)
@@ -382,7 +385,7 @@ def test_labels_that_are_held_out_have_no_part_in_a_graft(
 
 def test_every_source_is_a_baseline_by_its_name(salts, source, cheap, tmp_path, monkeypatch):
     brief = DIRECT.changed(epochs=1)
-    monkeypatch.setattr(finetune_job, "recipes", lambda preset: (brief, brief))
+    monkeypatch.setattr(methods, "recipes", lambda preset: (brief, brief))
     other = load_model(source).with_card(name="other").save(tmp_path / "other")
     options = {"source": f"{source},{other}", "val": "12", "workers": 1, "direct": True}
     result = run_finetune(salts, "energy", tmp_path / "out", **options)
@@ -433,7 +436,7 @@ def test_suspects_are_listed_worst_first_with_what_was_said_and_predicted(crysta
     error[[4, 20]] = 0.6, -2.0
     truth = -np.arange(30.0)
     held = contest.Contest(rows, rows, {}, truth, {}, truth + error)
-    finetune_job._list_suspects(tmp_path / "suspects.csv", crystals, held)
+    list_suspects(tmp_path / "suspects.csv", crystals, held)
     first, second = read_predictions(tmp_path / "suspects.csv")
     assert (first.pop("id"), second.pop("id")) == ("salt-30", "salt-14")
     keys = "label_per_atom", "predicted_per_atom", "error_in_ninth_deciles"
@@ -448,7 +451,7 @@ def test_the_table_of_methods_tells_errors_per_cell_and_per_atom():
         "mae_ev": 1.2345, "mae_ev_per_atom": 0.067, "within_chemical_accuracy": 0.1,
         "within_chemical_accuracy_per_atom": 0.42,
     }  # fmt: skip
-    table = finetune_job.comparison({"tl1": score}, Label("energy"), 48, 12)
+    table = comparison({"tl1": score}, Label("energy"), 48, 12)
     assert list(table.columns) == ["method", "MAE (eV)", "MAE (meV/atom)", "within 43 meV/atom"]
     assert [list(row) for row in table.rows] == [["TL1", "1.234", "67", "42%"]]
     assert "48 labels, judged on 12" in table.title
@@ -456,7 +459,7 @@ def test_the_table_of_methods_tells_errors_per_cell_and_per_atom():
 
 def test_errors_are_drawn_per_atom(salts, source, tmp_path, monkeypatch):
     drawn = {}
-    monkeypatch.setattr(finetune_job, "error_distribution", lambda path, errors, *rest: drawn.update(errors))
+    monkeypatch.setattr(verdict, "error_distribution", lambda path, errors, *rest: drawn.update(errors))
     graft(salts, "energy", tmp_path / "out", source=source, recipe="residual", val="12")
     dataset = Dataset.read(salts)
     natoms = dict(zip(dataset.ids, dataset.natoms, strict=True))
@@ -464,7 +467,7 @@ def test_errors_are_drawn_per_atom(salts, source, tmp_path, monkeypatch):
         (float(row["prediction"]) - float(row["target"])) / natoms[row["id"]]
         for row in read_predictions(tmp_path / "out" / "predictions.csv")
     ]
-    np.testing.assert_allclose(drawn[finetune_job.title("residual")], expected, rtol=1e-6)
+    np.testing.assert_allclose(drawn[title("residual")], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from matgraft.jobs import benchmark
-from matgraft.jobs.finetune import baselines, source_baselines
 from matgraft.paper.experiments import EXPERIMENTS, OURS, PUBLISHED, planned
+from matgraft.training.baselines import baselines, source_baselines
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "paper"
 

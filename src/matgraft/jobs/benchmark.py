@@ -23,28 +23,17 @@ from matgraft.evaluation.plots import learning_curves
 from matgraft.evaluation.protocol import Subset, learning_curve_subsets
 from matgraft.evaluation.style import with_unit
 from matgraft.evaluation.tables import Table, per_atom_scale, spread
-from matgraft.jobs.finetune import (
-    AUTO,
-    ZERO_SHOT,
-    baselines,
-    half_widths,
-    interval_scores,
-    named_recipe,
-    recipes,
-    source_baselines,
-    sources_of,
-    starts,
-    title,
-)
 from matgraft.jobs.folder import alone, claim, versions, write_json, write_text
+from matgraft.jobs.methods import AUTO, named_method, recipes, sources_of, starts
 from matgraft.jobs.pool import finished, pool
+from matgraft.jobs.verdict import half_widths, interval_scores, title
 from matgraft.models.schnet import ARCHITECTURES
 from matgraft.progress import Progress
+from matgraft.training.baselines import ZERO_SHOT, baselines, source_baselines
 from matgraft.training.contest import contest, outcome, require_enough
-from matgraft.training.graft import REFERENCE_MODES, Task, check_request, finetune
+from matgraft.training.graft import REFERENCE_MODES, Task, check_request
 from matgraft.training.loop import Diverged
 from matgraft.training.portfolio import PORTFOLIO, Bench, Candidate
-from matgraft.training.recipe import Recipe
 from matgraft.training.schemes import SCHEMES
 
 REPORT = "benchmark.json"
@@ -56,8 +45,7 @@ class _Job:
 
     bench: Bench
     groups: np.ndarray | None
-    for_direct: Recipe
-    for_graft: Recipe
+    methods: Mapping[str, Candidate]
 
 
 @dataclass(frozen=True)
@@ -156,18 +144,21 @@ def plan(
         What cannot be trained or does not exist.
     """
     for_direct, for_graft = (recipe.changed(**(changes or {})) for recipe in recipes(preset))
-    for method in schemes:
-        name, _, mode = method.partition("/")
+    methods = {}
+    for name in schemes:
+        recipe, _, mode = name.partition("/")
         if mode and mode not in REFERENCE_MODES:
-            raise InputError(
-                f"{method!r}: no reference mode {mode!r}; there are {', '.join(REFERENCE_MODES)}."
-            )
-        chosen = named_recipe(name, preset, "auto")
+            raise InputError(f"{name!r}: no reference mode {mode!r}; there are {', '.join(REFERENCE_MODES)}.")
+        chosen = named_method(recipe, preset, mode or "auto")  # type: ignore[arg-type]
         if chosen.needs_source and source is None:
-            raise InputError(f"{name} needs a source model; give --source, or other --schemes.")
-        check_request(min(sizes), SCHEMES[chosen.scheme or "direct"], mode or "auto", source is not None)
-        if name == AUTO:
+            raise InputError(f"{recipe} needs a source model; give --source, or other --schemes.")
+        scheme = SCHEMES[chosen.scheme or "direct"]
+        check_request(min(sizes), scheme, chosen.reference, source is not None)
+        if recipe == AUTO:
             require_enough(min(sizes))
+        if recipe in SCHEMES:
+            chosen = replace(chosen, recipe=for_direct if scheme.start == "random" else for_graft)
+        methods[name] = chosen
     if arch not in ARCHITECTURES:
         raise InputError(f"no architecture named {arch!r}; there are {', '.join(ARCHITECTURES)}.")
     sources = sources_of(source, AUTO)
@@ -208,8 +199,9 @@ def plan(
     by_name = [one for one in bench.candidates() if AUTO in schemes or one.name in schemes]
     bench.prepare(by_name)
     grouping = None if group is None else groups(dataset, group)
-    job = _Job(bench, grouping, for_direct, for_graft)
-    return Plan(Path(out), settings, tuple(schemes), tuple(costly), subsets, validation, job)
+    methods = {name: one if one.name in SCHEMES else bench.adapted(one) for name, one in methods.items()}
+    job = _Job(bench, grouping, methods)
+    return Plan(Path(out), settings, tuple(methods), tuple(costly), subsets, validation, job)
 
 
 def benchmark(
@@ -353,48 +345,30 @@ def _fit(jobs: list[_Job], k: int, subset: Subset, method: str) -> dict:
     }
 
 
-def _predicted(job: _Job, subset: Subset, method: str) -> tuple[dict[str, np.ndarray], dict]:
+def _predicted(job: _Job, subset: Subset, name: str) -> tuple[dict[str, np.ndarray], dict]:
     """Predictions per atom of all structures by method, and what else there is to tell."""
-    bench, seed, rows, extra = job.bench, subset.seed, subset.validation, {}
+    bench, seed, rows = job.bench, subset.seed, subset.validation
     task = bench.task
-    source, zero_shot = (bench.sources[0], bench.zero_shot[0]) if bench.sources else (None, None)
-    name, _, mode = method.partition("/")
-    if method == "baselines":
+    if name == "baselines":
         predictions = baselines(task, subset.train, seed)
-        if source is not None and zero_shot is not None:
-            predictions |= source_baselines(task, subset.train, source, zero_shot)
-    elif name in SCHEMES:
-        from_source = SCHEMES[name].start == "source"
-        model = finetune(
-            source if from_source else None,
-            task,
-            rows=subset.train,
-            scheme=name,
-            reference=mode or "auto",  # type: ignore[arg-type]
-            recipe=job.for_graft if from_source else job.for_direct,
-            arch=bench.arch,
-            seed=seed,
-            zero_shot=zero_shot if from_source else None,
-        )
-        predictions = {method: task.predicted_by(model)}
-        extra = {"reference": model.card["reference"], "epochs": model.card["epochs"]}
-    elif name == AUTO:
+        if bench.sources:
+            predictions |= source_baselines(task, subset.train, bench.sources[0], bench.zero_shot[0])
+        return predictions, {}
+    if name == AUTO:
         held = contest(bench, subset.train, seed, groups=job.groups)
         graft = outcome(bench, held, seed)
-        predictions = {method: task.predicted_by(graft)}
-        per_atom = np.abs(predictions[method] - task.per_atom)[rows]
+        said = task.predicted_by(graft)
+        per_atom = np.abs(said - task.per_atom)[rows]
         error = task.label.from_per_atom(per_atom, task.natoms[rows])
-        extra = {
+        return {name: said}, {
             "weights": {bench.called(candidate): weight for candidate, weight in held.weights.items()},
             "cross_validation": held.blended_error,
             "intervals": interval_scores(error, half_widths(task, graft, rows)),
         }
-    else:
-        candidate = next(one for one in PORTFOLIO if one.name == name)
-        candidate = bench.adapted(replace(candidate, source=0 if candidate.needs_source else None))
-        model = bench.fit(candidate, subset.train, seed)
-        predictions = {method: bench.predicted(candidate, model, np.arange(len(task.per_atom)))}
-    return predictions, extra
+    chosen = job.methods[name]
+    model = bench.fit(chosen, subset.train, seed)
+    told = {key: model.card[key] for key in ("reference", "epochs") if key in model.card}
+    return {name: bench.predicted(chosen, model, np.arange(len(task.per_atom)))}, told
 
 
 def _short(value: float, digits: int = 5) -> float:

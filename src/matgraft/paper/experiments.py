@@ -11,7 +11,7 @@ from matgraft.data.splits import keep_where
 from matgraft.errors import InputError
 from matgraft.jobs.benchmark import Plan, plan
 from matgraft.jobs.benchmark import run as run_benchmarks
-from matgraft.jobs.finetune import AUTO
+from matgraft.jobs.methods import AUTO
 from matgraft.training.portfolio import CHEAP, PORTFOLIO
 
 PUBLISHED, OURS = "published", "ours"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from matgraft.models.model import Model, run_network
 from matgraft.models.references import References
 from matgraft.models.schnet import ARCHITECTURES, Architecture, SchNet
 from matgraft.training.graft import ReferenceMode, Task, finetune, fit_references, symbols
+from matgraft.training.loop import Report
 from matgraft.training.process import MOST, fit_process
 from matgraft.training.recipe import DIRECT, FINETUNE, Recipe
 
@@ -43,8 +45,9 @@ class Candidate:
         What is done, for a chemist.
     kind : {"references", "process", "network"}
         Reference energies and no more; a Gaussian process on frozen features; a network that is trained.
-    reference : {"labels", "residual", "none"} or References
-        References on the labels alone, on what a source leaves over, or only a mean; or given ones.
+    reference : {"labels", "residual", "none", "auto"} or References
+        References on the labels alone, on what a source leaves over, or only a mean; or the better of the
+        first two; or given ones.
     scheme : str, optional
         Of a network.
     recipe : Recipe, optional
@@ -191,8 +194,24 @@ class Bench:
         k = candidate.source
         return candidate.name if k is None else f"{candidate.name} @ {self.names[k]}"
 
-    def fit(self, candidate: Candidate, rows: np.ndarray, seed: int) -> Model:
-        """Train a candidate on the labels of ``rows``."""
+    def fit(
+        self,
+        candidate: Candidate,
+        rows: np.ndarray,
+        seed: int,
+        folder: Path | None = None,
+        report: Report | None = None,
+    ) -> Model:
+        """Train a candidate on the labels of ``rows``.
+
+        Parameters
+        ----------
+        candidate : Candidate
+        rows : ndarray of int
+        seed : int
+        folder, report
+            Of a network; see :func:`matgraft.training.graft.finetune`.
+        """
         require_room(candidate, len(rows))
         task = self.task
         source = None if candidate.source is None else self.sources[candidate.source]
@@ -208,6 +227,8 @@ class Bench:
                 recipe=self.learning(candidate.recipe),
                 arch=self.arch,
                 seed=seed,
+                folder=folder,
+                report=report,
                 zero_shot=zero_shot,
             )
         references = References.none()
