@@ -107,8 +107,8 @@ class Label:
 
     @property
     def is_energy(self) -> bool:
-        """Whether it is an energy that grows with the amount of matter, in eV: no band gap, for instance."""
-        return self.kind != "intensive" and self.unit.startswith("eV")
+        """Whether it is an energy that grows with the amount of matter, in eV or eV/atom: no band gap."""
+        return self.kind != "intensive" and self.unit in ("eV", "eV/atom")
 
     @property
     def per_atom_unit(self) -> str:

@@ -261,7 +261,7 @@ def _require_one_zero(labels: Mapping[str, Label], dft: str | None) -> None:
         Level of theory of DFT beside them.
     """
     for name, label in labels.items():
-        if label.kind == "intensive" or label.unit not in ("eV", "eV/atom") or "hull" in label.name.lower():
+        if not label.is_energy or "hull" in label.name.lower():
             raise InputError(
                 f"model {name}: its label {label.name!r} ({label.unit or 'no unit'}, {label.kind}) is not an "
                 "energy in eV per cell or per atom with a fixed zero, so differences mean nothing. Take a "

@@ -208,7 +208,7 @@ class Predictor(ABC):
 
     def require_energy(self) -> None:
         """Raise InputError unless the label is an energy in eV, per cell or per atom."""
-        if self.label.kind == "intensive" or self.label.unit not in ("eV", "eV/atom"):
+        if not self.label.is_energy:
             raise InputError(
                 f"label {self.label.name!r} ({self.label.unit or 'no unit'}, {self.label.kind}) is not an "
                 "energy in eV per cell or per atom, so it has no forces. Take a model of an energy; if this "

@@ -154,6 +154,8 @@ def by_size(path: str | Path, finding: Finding, values: dict[str, dict[int, floa
             ax.set(xscale="log", xlabel="training labels")
             ax.set_xlim(finding.sizes[0] / 1.2, finding.sizes[-1] * 1.2)
             size_ticks(ax, np.array(finding.sizes))
+        left.set_title("filled: our labels, hollow: as published", fontsize=SMALL)
+        right.set_title("filled: per atom, hollow: per cell", fontsize=SMALL)
         left.set(yscale="log", ylabel="mean absolute error (eV per cell)")
         log_axis(left.yaxis, *padded(min(shown), max(shown), 0.06))
         right.set(ylim=(0, None), ylabel=f"structures within {1e3 * CHEMICAL_ACCURACY:.1f} meV")

@@ -78,7 +78,7 @@ class Task:
             No such label; no forces, or a label that they are no derivative of.
         """
         label = dataset.specs[target] if target in dataset.specs else Label.guess(target)
-        if forces and (label.kind == "intensive" or label.unit not in ("eV", "eV/atom")):
+        if forces and not label.is_energy:
             raise InputError(
                 f"{target} is {label.meaning}: forces are no derivative of it. Learn from forces with an "
                 "energy in eV or eV/atom."
