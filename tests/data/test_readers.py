@@ -420,6 +420,14 @@ def test_periodic_directions_of_pymatgen(salts, tmp_path):
             ["mp-0", "mp-1", "mp-2"],
         ),
         (lambda items: {"x": {"structure": items[0], "energy": 0, "tag": "t"}}, ["x"]),
+        (
+            lambda items: {
+                "index": [5, 7, 8],
+                "columns": ["energy", "structure"],
+                "data": [[-i, s] for i, s in enumerate(items)],
+            },
+            ["set-5", "set-7", "set-8"],
+        ),
     ],
 )
 @pytest.mark.parametrize("name", ["set.json", "set.json.gz"])

@@ -172,14 +172,6 @@ def test_networks_of_a_hopeless_source_or_reference_do_not_start():
     assert {one.reference for one in starters} == {"labels"}
 
 
-def test_networks_of_each_kind_start_from_the_source_that_is_best_with_that_kind():
-    everyone = [replace(one, source=k) for one in PORTFOLIO if one.needs_source for k in (0, 1)]
-    errors = {("process", 0): 1.2, ("process", 1): 1.0, ("process-residual", 0): 1.1, ("residual", 1): 1.2}
-    cheap = {one: errors.get((one.name, one.source), 1.3) for one in everyone if one.kind != "network"}
-    starters = module._starters(everyone, cheap)
-    assert {(one.reference, one.source) for one in starters} == {("labels", 1), ("residual", 0)}
-
-
 def test_a_contest_tells_which_networks_did_not_begin(bench):
     two = replace(
         bench, sources=tuple(replace(bench.sources[0], card={"name": k}) for k in "ab"), portfolio=PORTFOLIO
@@ -192,14 +184,6 @@ def test_a_contest_tells_which_networks_did_not_begin(bench):
     assert told(two, held)["not_begun"] == [
         "all networks from b", words["tl1-labels-hot"], words["direct"]
     ]  # fmt: skip
-    began += [one for one in entrants(two, 48) if one.source == 1 and one.reference == "labels"]
-    held = Contest(np.arange(48), zero, {one: zero for one in [*cheap, *began]}, np.ones(48), {}, zero)
-    assert set(told(two, held)["not_begun"]) == {
-        words["direct"],
-        words["tl1-labels-hot"] + ", from a",
-        words["tl3-residual"] + ", from b",
-        words["tl1-residual"] + ", from b",
-    }
 
 
 def test_gentle_training_is_for_few_labels_and_long_training_for_many(bench, monkeypatch):

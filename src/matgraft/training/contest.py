@@ -27,8 +27,8 @@ HOPELESS, ENOUGH = 1.1, 40
 """Dropped after a fold: worse by a tenth, and by one standard error of the difference, on forty rows."""
 BAD = 1.4
 """Dropped after a fold: worse by so much, and by one standard error, on however few rows. Networks with
-references of a kind (on labels, on residuals) do not start where the best cheap candidate of that kind is so
-much worse than that of the other."""
+references of a kind (on labels, on residuals) whose best cheap candidate is so much worse than that of the
+other kind do not start."""
 LEAST = 13
 """Labels that a contest needs, for a network needs ten of them without a fold."""
 _DIVERGED = 1e12
@@ -231,26 +231,24 @@ def folds_of(rows: np.ndarray, seed: int, groups: np.ndarray | None) -> np.ndarr
 
 
 def _starters(everyone: Sequence[Candidate], cheap: dict[Candidate, float]) -> list[Candidate]:
-    """Networks that are worth training, with references of each kind from the source that is best with such.
+    """Networks that are worth training: from the source whose best cheap candidate is the best of all."""
 
-    Cheap candidates say which: where the source as it is misleads, its features may still be the better ones.
-    """
+    def best(source: int | None, residual: bool | None = None) -> float:
+        chosen = (
+            error
+            for one, error in cheap.items()
+            if one.source == source and residual in (None, one.reference == "residual")
+        )
+        return min(chosen, default=np.inf)
 
-    def kind(one: Candidate) -> bool:
-        return one.reference == "residual"
-
-    best: dict[tuple[int | None, bool], float] = {}
-    for one, error in cheap.items():
-        best[one.source, kind(one)] = min(error, best.get((one.source, kind(one)), np.inf))
-    alone = best.pop((None, False), np.inf)
-    least = min(best.values(), default=np.inf)
+    least = min((best(one.source) for one in everyone if one.source is not None), default=np.inf)
 
     def starts(one: Candidate) -> bool:
         if one.source is None:
-            return least > USELESS * alone
-        mine = best.get((one.source, kind(one)), np.inf)
-        of_kind = min((error for (_, other), error in best.items() if other == kind(one)), default=np.inf)
-        return mine <= of_kind and mine <= BAD * least
+            return least > USELESS * best(None)
+        of_source = best(one.source)
+        of_kind = best(one.source, one.reference == "residual")
+        return of_source <= least and of_kind <= BAD * of_source
 
     return [one for one in everyone if one.kind == "network" and starts(one)]
 
@@ -372,16 +370,12 @@ def told(bench: Bench, held: Contest) -> dict:
         )
     candidates.sort(key=lambda row: (-row["folds"], row["error_per_atom"]))
     waited = [one for one in entrants(bench, len(held.rows)) if one not in held.predictions]
-    began = [one for one in held.predictions if one.kind == "network"]
-
-    def absent(one: Candidate) -> str:
-        if one.source is None or one.name not in {other.name for other in began}:
-            return one.words
-        if one.source not in {other.source for other in began}:
-            return f"all networks from {bench.names[one.source]}"
-        return f"{one.words}, from {bench.names[one.source]}"
-
-    not_begun = [absent(one) for one in waited]
+    began = {one.source for one in held.predictions if one.kind == "network"}
+    names = bench.names
+    not_begun = [
+        one.words if one.source is None or one.source in began else f"all networks from {names[one.source]}"
+        for one in waited
+    ]
     return {
         "error_per_atom": held.blended_error,
         "candidates": candidates,

@@ -72,6 +72,9 @@ def _records(content: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Pairs of id and ``{"structure": ..., label: value}`` for each of the accepted arrangements."""
     if _is_structure(content):
         yield name, {"structure": content}
+    elif isinstance(content, dict) and {"index", "columns", "data"} <= content.keys():
+        for key, row in zip(content["index"], content["data"], strict=True):
+            yield f"{name}-{key}", dict(zip(content["columns"], row, strict=True))
     elif isinstance(content, dict):
         for key, item in content.items():
             yield key, {"structure": item} if _is_structure(item) else item
@@ -90,6 +93,7 @@ def _records(content: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def read_pymatgen(path: Path, skipped: list[Skipped] | None = None) -> Dataset:
     """Read a structure, a list of them, ``{id: structure}``, or records with ``structure`` and labels.
 
+    A table of pandas (``orient="split"``), which data sets of matminer and Matbench are, counts as records.
     Bad structures are an error, or put on the list ``skipped``.
     """
     structures, ids, fields = [], [], []
