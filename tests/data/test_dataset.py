@@ -53,6 +53,20 @@ def test_meaning_that_a_name_suggests(name, kind, unit):
     assert Label.guess(name) == Label(name, unit, kind)
 
 
+@pytest.mark.parametrize(
+    ("unit", "kind", "energy"),
+    [
+        ("eV", "cell", True),
+        ("eV/atom", "atom", True),
+        ("eV", "intensive", False),
+        ("meV/atom", "atom", False),
+        ("eV/A^3", "cell", False),
+    ],
+)
+def test_energies_are_in_electronvolts_and_grow_with_the_cell(unit, kind, energy):
+    assert Label("e", unit, kind).is_energy == energy
+
+
 def test_whole_numbers_join_the_label_of_another_part(oxides):
     first = oxides[:2].with_label("y", np.array([0.5, 1.5]))
     second = dataclasses.replace(oxides[2:4], columns={**oxides[2:4].columns, "y": np.array([0, 2])})

@@ -460,6 +460,31 @@ def test_broken_pymatgen_json(salts, tmp_path):
     refused(path, "a.json", "structure a")
 
 
+@pytest.mark.parametrize(
+    ("index", "change", "words"),
+    [
+        ([0, 1], lambda rows: rows[1].pop(), "row 1 does not have a value for each of the 2 columns"),
+        ([0], lambda rows: None, "1 entries in its index and 2 rows"),
+        ([0, 1], lambda rows: rows[1].__setitem__(0, None), "structure a-1: it holds no structure"),
+    ],
+)
+def test_broken_tables_of_pandas(salts, tmp_path, index, change, words):
+    path, rows = tmp_path / "a.json", [[as_dict(atoms), 1.0] for atoms in salts[:2]]
+    change(rows)
+    path.write_text(json.dumps({"index": index, "columns": ["structure", "energy"], "data": rows}))
+    refused(path, "a.json", words)
+
+
+@pytest.mark.parametrize(("index", "more"), [(["mp-1", "mp-2"], []), ([0, 1], ["mp-1", "mp-2"])])
+def test_ids_of_tables_of_pandas(salts, tmp_path, index, more):
+    columns, rows = ["structure"], [[as_dict(atoms)] for atoms in salts[:2]]
+    if more:
+        columns.append("material_id")
+        rows = [[*row, name] for row, name in zip(rows, more, strict=True)]
+    (tmp_path / "a.json").write_text(json.dumps({"index": index, "columns": columns, "data": rows}))
+    assert read(tmp_path / "a.json").ids.tolist() == ["mp-1", "mp-2"]
+
+
 # --------------------------------------------------------------------- CSV with CIF
 
 

@@ -16,6 +16,7 @@ from matgraft.jobs.benchmark import benchmark, plan, run, summarise, tabulate
 from matgraft.jobs.folder import write_json
 from matgraft.models.files import load_model
 from matgraft.training import portfolio
+from matgraft.training.portfolio import PORTFOLIO
 from matgraft.training.recipe import PRESETS
 
 
@@ -131,8 +132,28 @@ def test_labels_that_are_judged_on_have_no_part_in_what_is_predicted(salts, sour
 def test_changes_reach_the_recipes(salts, source, tmp_path):
     one = plan(salts, "energy", tmp_path / "out", source=source, changes={"l2": 0.5}, **OPTIONS)
     assert [recipe["l2"] for recipe in one.settings["recipes"].values()] == [0.5, 0.5]
+    assert {method.recipe.l2 for method in one._job.methods.values()} == {0.5}
     with pytest.raises(InputError, match="l3"):
         plan(salts, "energy", tmp_path / "out", source=source, changes={"l3": 0.5}, **OPTIONS)
+
+
+@pytest.mark.parametrize("name", [one.name for one in PORTFOLIO if one.kind != "network"])
+def test_every_cheap_candidate_is_a_method_by_name(salts, source, tmp_path, name):
+    one = plan(salts, "energy", tmp_path / "out", source=source, **OPTIONS | {"schemes": [name, name]})
+    assert one.methods == (name,)
+    bench, subset = one._job.bench, one.subsets[0]
+    predictions, extra = benchmark_job._predicted(one._job, subset, name)
+    (candidate,) = [other for other in bench.candidates() if other.name == name]
+    model = bench.fit(candidate, subset.train, 0)
+    expected = bench.predicted(candidate, model, np.arange(len(bench.task.natoms)))
+    np.testing.assert_array_equal(predictions[name], expected)
+    assert extra == {}
+
+
+@pytest.mark.parametrize("name", ["auto/auto", "process/labels", "tl1/best"])
+def test_a_reference_mode_is_of_a_scheme(salts, source, tmp_path, name):
+    with pytest.raises(InputError, match="no reference mode of a scheme"):
+        plan(salts, "energy", tmp_path / "out", source=source, **OPTIONS | {"schemes": [name]})
 
 
 def test_methods_do_not_share_a_file(salts, source, tmp_path):

@@ -269,6 +269,7 @@ def test_a_group_too_large_for_folds_leaves_nothing_behind(crystals, source, tmp
         ({"target": "enthalpy"}, "Labels here: energy"),
         ({"recipe": "tl9"}, "no recipe named"),
         ({"source": None, "recipe": "tl1"}, "needs a source model"),
+        ({"source": None, "recipe": "direct", "reference": "residual"}, "use reference labels"),
         ({"source": "nowhere"}, "Shipped"),
         ({"val": "60"}, "fewer"),
         ({"val": "nothing.extxyz"}, "nothing.extxyz"),

@@ -147,17 +147,24 @@ def plan(
     methods = {}
     for name in schemes:
         recipe, _, mode = name.partition("/")
-        if mode and mode not in REFERENCE_MODES:
-            raise InputError(f"{name!r}: no reference mode {mode!r}; there are {', '.join(REFERENCE_MODES)}.")
-        chosen = named_method(recipe, preset, mode or "auto")  # type: ignore[arg-type]
+        chosen = named_method(recipe, preset)
+        if mode and (recipe not in SCHEMES or mode not in REFERENCE_MODES):
+            raise InputError(
+                f"{name!r}: no reference mode of a scheme. Write one of {', '.join(SCHEMES)}, and after a "
+                f"slash {', '.join(REFERENCE_MODES)}."
+            )
         if chosen.needs_source and source is None:
             raise InputError(f"{recipe} needs a source model; give --source, or other --schemes.")
-        scheme = SCHEMES[chosen.scheme or "direct"]
-        check_request(min(sizes), scheme, chosen.reference, source is not None)
+        check_request(min(sizes), SCHEMES[chosen.scheme or "direct"], mode or "auto", source is not None)
         if recipe == AUTO:
             require_enough(min(sizes))
         if recipe in SCHEMES:
-            chosen = replace(chosen, recipe=for_direct if scheme.start == "random" else for_graft)
+            assert chosen.recipe is not None
+            chosen = replace(
+                chosen,
+                reference=mode or "auto",  # type: ignore[arg-type]
+                recipe=chosen.recipe.changed(**(changes or {})),
+            )
         methods[name] = chosen
     if arch not in ARCHITECTURES:
         raise InputError(f"no architecture named {arch!r}; there are {', '.join(ARCHITECTURES)}.")

@@ -69,7 +69,9 @@ class Candidate:
 
     @property
     def needs_source(self) -> bool:
-        return self.reference == "residual" or self.kind == "process" or self.scheme not in ("", "direct")
+        if self.kind == "network":
+            return self.scheme != "direct"
+        return self.kind == "process" or self.reference == "residual"
 
 
 def _network(

@@ -27,6 +27,8 @@ from matgraft.errors import InputError
 
 def atoms_from_dict(structure: dict[str, Any]) -> Atoms:
     """The crystal in a ``Structure.as_dict()``; ValueError says what stands against it."""
+    if not isinstance(structure, dict):
+        raise ValueError("it holds no structure")
     cell = np.asarray(structure["lattice"]["matrix"], dtype=float)
     numbers: list[int] = []
     frac: list[Sequence[float]] = []
@@ -73,8 +75,8 @@ def _records(content: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     if _is_structure(content):
         yield name, {"structure": content}
     elif isinstance(content, dict) and {"index", "columns", "data"} <= content.keys():
-        for key, row in zip(content["index"], content["data"], strict=True):
-            yield f"{name}-{key}", dict(zip(content["columns"], row, strict=True))
+        for key, record in _rows(content):
+            yield _identified(record, key if isinstance(key, str) else f"{name}-{key}")
     elif isinstance(content, dict):
         for key, item in content.items():
             yield key, {"structure": item} if _is_structure(item) else item
@@ -83,11 +85,26 @@ def _records(content: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
             if _is_structure(item):
                 yield f"{name}-{i}", {"structure": item}
             else:
-                record = dict(item)
-                ids = [str(record.pop(key)) for key in ID_KEYS if key in record]
-                yield ids[0] if ids else f"{name}-{i}", record
+                yield _identified(dict(item), f"{name}-{i}")
     else:
         raise ValueError("neither a structure nor a collection of structures")
+
+
+def _identified(record: dict[str, Any], name: str) -> tuple[str, dict[str, Any]]:
+    """The id that a record states, or else its name; and what else it holds."""
+    ids = [str(record.pop(key)) for key in ID_KEYS if key in record]
+    return ids[0] if ids else name, record
+
+
+def _rows(table: dict[str, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Index and columns of each row of a table of pandas."""
+    index, columns, rows = table["index"], table["columns"], table["data"]
+    if len(index) != len(rows):
+        raise ValueError(f"a table with {len(index)} entries in its index and {len(rows)} rows")
+    for key, row in zip(index, rows, strict=True):
+        if not isinstance(row, list) or len(row) != len(columns):
+            raise ValueError(f"row {key} does not have a value for each of the {len(columns)} columns")
+        yield key, dict(zip(columns, row, strict=True))
 
 
 def read_pymatgen(path: Path, skipped: list[Skipped] | None = None) -> Dataset:
