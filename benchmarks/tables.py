@@ -13,6 +13,7 @@ from textwrap import fill
 
 import contest
 import forces
+import matbench
 import numpy as np
 import source_study
 import speed_report
@@ -34,6 +35,7 @@ HEADINGS = {
     "beyond/bulk-modulus": "Bulk moduli, 200 held out",
 }
 FEW_LABELS = 100
+SCHNET = "SchNet (kgcnn)"
 
 
 def benchmark_tables() -> str:
@@ -97,6 +99,34 @@ def contest_in_words() -> str:
             f"Its 90 % intervals hold {held} % of the labels, of new formulas {new} %, and are {narrow} to "
             f"{wide} times as wide as intervals that do not ask how hard a structure is, {usual} on average: "
             "[results/contest/contest.md](results/contest/contest.md) (`benchmarks/contest.py`).",
+            width=127,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        + "\n"
+    )
+
+
+def matbench_in_words() -> str:
+    """How far off the contest is on Matbench's small tasks, and who is better."""
+    said = []
+    for task, folds in matbench.by_task(matbench.OUT).items():
+        assert len(folds) == matbench.FOLDS, task
+        mine = float(np.mean([one["mae"]["auto"] for one in folds]))
+        published = {name: mean for name, (mean, _) in matbench.PUBLISHED[task].items()}
+        best = min(published, key=published.__getitem__)
+        better = sum(mean < mine for mean in published.values())
+        words, unit = matbench.WORDS[task]
+        said.append(
+            f"{mine:.1f} {unit} for the {words} (best published {published[best]:.1f}, {best}; SchNet, the "
+            f"same kind of network, {published[SCHNET]:.1f}; {better} of {len(published)} are better)"
+        )
+    return (
+        fill(
+            "How does it do beside other programs? On the folds of Matbench's two smallest tasks with "
+            f"structures `finetune`, as it is, has mean absolute errors of {' and of '.join(said)}; "
+            "published means on Matbench's leaderboard in January 2024: "
+            "[benchmarks/results/matbench.md](benchmarks/results/matbench.md) (`benchmarks/matbench.py`).",
             width=127,
             break_long_words=False,
             break_on_hyphens=False,
@@ -176,7 +206,12 @@ def study_table() -> str:
 
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"tables": benchmark_tables, "contest": contest_in_words, "models": model_table},
+    "README.md": {
+        "tables": benchmark_tables,
+        "contest": contest_in_words,
+        "matbench": matbench_in_words,
+        "models": model_table,
+    },
     "docs/training.md": {
         "references": element_table,
         "squeezed": lambda: squeezed_crystals.errors(squeezed()).markdown(),
