@@ -83,7 +83,7 @@ def named_method(recipe: str, preset: str, reference: ReferenceMode | References
     Raises
     ------
     InputError
-        Neither; or settings that a candidate has of its own.
+        No such scheme, candidate or preset; settings that a candidate has of its own.
     """
     for_direct, for_graft = recipes(preset)
     if recipe in SCHEMES:
