@@ -36,17 +36,22 @@ def bench(crystals):
     return Bench(replace(task, per_atom=said - 7.0), (source,), SMALL, CHEAP)
 
 
-@given(st.integers(15, 60), st.integers(0, 5), st.booleans())
+@given(st.integers(10, 60), st.integers(0, 5), st.booleans())
 @settings(max_examples=30, deadline=None)
 def test_folds_are_even_and_keep_groups_together(n, seed, grouped):
-    # With fewer labels small groups that share a fold may be too many, too: a fold holds a third at the most.
     rows = np.arange(n)
     groups = np.random.default_rng(seed).integers(0, 9, n) if grouped else None
     if grouped and n - np.bincount(groups).max() < LEAST_LABELS:
         with pytest.raises(InputError, match="left out together"):
             module.folds_of(rows, seed, groups)
         return
-    folds = module.folds_of(rows, seed, groups)
+    try:
+        folds = module.folds_of(rows, seed, groups)
+    except InputError:
+        # Small groups that share a fold hold a third of all at the most: too many of fewer than 15 alone.
+        assert grouped
+        assert n < 15
+        return
     assert len(folds) == n
     if groups is None:
         assert np.ptp(np.bincount(folds, minlength=module.FOLDS)) <= 1
