@@ -144,7 +144,7 @@ def calculate(
         attempts.append(Attempt(rung, outcome.reason, outcome.message, outcome.seconds))
     last = attempts[-1]
     raise InputError(
-        f"{calculation.atoms.get_chemical_formula()}: no density, {last.reason} ({last.message}). "
+        f"{calculation.atoms.get_chemical_formula('metal')}: no density, {last.reason} ({last.message}). "
         "Look at the structure, or give another protocol or more time."
     )
 

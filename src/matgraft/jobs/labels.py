@@ -56,7 +56,7 @@ def write_traces(
         with suppress(Unfit):
             entry = opened.get(Calculation.of(atoms, protocol, known).key)
             if entry is not None and entry.result is not None:
-                traces[f"{name} ({atoms.get_chemical_formula(empirical=True)})"] = entry.result.trace
+                traces[f"{name} ({atoms.get_chemical_formula('metal', empirical=True)})"] = entry.result.trace
     if not traces:
         raise InputError(f"{opened.place}: no label of these structures, so no trace of one.")
     out.mkdir(parents=True, exist_ok=True)
@@ -111,7 +111,7 @@ def table_of(summary: dict) -> list[Table]:
 def failures(store: str | Path) -> Table:
     """Every failure and its reason."""
     rows = [
-        (entry.ids[0], entry.atoms.get_chemical_formula(), entry.reason, entry.attempts[-1].message)
+        (entry.ids[0], entry.atoms.get_chemical_formula("metal"), entry.reason, entry.attempts[-1].message)
         for entry in Store(store, create=False).entries()
         if entry.status == FAILED and entry.attempts
     ]
@@ -206,7 +206,7 @@ def export(
         },
         "failures": {
             ids[entry.key]: {
-                "formula": entry.atoms.get_chemical_formula(),
+                "formula": entry.atoms.get_chemical_formula("metal"),
                 "reason": entry.reason,
                 "message": entry.attempts[-1].message if entry.attempts else "",
                 "attempts": len(entry.attempts),

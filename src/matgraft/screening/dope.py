@@ -62,7 +62,7 @@ def pristine(atoms: Atoms, supercell: Sequence[int], name: str = "") -> Atoms:
     InputError
         If the crystal is not periodic, or the repeats are not three positive integers.
     """
-    name = name or atoms.get_chemical_formula()
+    name = name or atoms.get_chemical_formula("metal")
     whole = len(supercell) == 3 and all(isinstance(n, int | np.integer) and n > 0 for n in supercell)
     if not whole:
         raise InputError(
@@ -114,7 +114,7 @@ def doped(
         If nothing is asked for, an element is unknown, not in the crystal or its own substitute, or the
         vacancy leaves no atom; see also :func:`pristine`.
     """
-    name = name or atoms.get_chemical_formula()
+    name = name or atoms.get_chemical_formula("metal")
     perfect = pristine(atoms, supercell, name)
     changes = _changes(perfect, substitute or {}, vacancies, name)
     sites, multiplicities, wyckoffs = _inequivalent(perfect, name)
