@@ -178,8 +178,7 @@ def draw(path: str | Path, found: Fields, indices: tuple[int, int, int]) -> Path
 def _write_cube(path: Path, found: Fields, field: str) -> None:
     # Programs that open such files take all in them for atomic units.
     factor, unit = (Bohr**3, "electrons/Bohr^3") if field == "density" else (1 / Hartree, "Hartree")
-    comment = (
-        f"{_NAMES[field]} of {found.atoms.get_chemical_formula('metal')} in {unit}, lengths in Bohr, by matgraft"
-    )
+    formula = found.atoms.get_chemical_formula("metal")
+    comment = f"{_NAMES[field]} of {formula} in {unit}, lengths in Bohr, by matgraft"
     with whole(path) as partial, open(partial, "w") as handle:
         write_cube(handle, found.atoms, getattr(found, field) * factor, comment=comment)
