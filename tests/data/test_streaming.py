@@ -21,8 +21,9 @@ from matgraft.errors import InputError
 def stream(paths, size, scratch):
     """All structures, the sizes of the chunks, and what was skipped."""
     read = [read_chunk(chunk) for chunk in Stream(paths).chunks(size, scratch)]
-    skipped = [one for _, some in read for one in some]
-    return Dataset.concatenate([ds for ds, _ in read]), [len(ds) for ds, _ in read], skipped
+    assert all(len(files) == len(ds) for ds, files, _ in read)
+    skipped = [one for *_, some in read for one in some]
+    return Dataset.concatenate([ds for ds, *_ in read]), [len(ds) for ds, *_ in read], skipped
 
 
 def write_npz(crystals, path, save=np.savez_compressed, **changes):

@@ -367,10 +367,12 @@ def test_repeated_ids(crystals, source, tmp_path, size):
     for name, part in (("a", crystals), ("b", crystals[40:][::-1])):
         write_dataset(part, tmp_path / f"{name}.extxyz")
     files = [tmp_path / "a.extxyz", tmp_path / "b.extxyz"]
-    with pytest.raises(InputError, match=r"used more than once: salt-59, salt-58.*15 more"):
+    where = rf"15 more; salt-59 stands in {files[0]} and in {files[1]}"
+    with pytest.raises(InputError, match=rf"used more than once: salt-59, salt-58.*{where}"):
         predict(source, files, tmp_path / "p.csv", chunk_size=size)
     done = predict(source, files, tmp_path / "p.csv", chunk_size=size, skip_bad=True)
     assert (done.n, done.skipped) == (60, 20)
+    assert {row["file"] for row in lines(done.skipped_list)} == {str(files[1])}
     assert [row["id"] for row in lines(tmp_path / "p.csv")] == crystals.ids.tolist()
 
 

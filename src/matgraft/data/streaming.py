@@ -129,19 +129,21 @@ class Rows:
         return Dataset.load(self.folder)[self.rows] if self.count else NO_STRUCTURES
 
 
-def read_chunk(chunk: Iterable[Piece]) -> tuple[Dataset, list[Skipped]]:
+def read_chunk(chunk: Iterable[Piece]) -> tuple[Dataset, list[str], list[Skipped]]:
     """Read and check the structures of a chunk.
 
     Returns
     -------
     dataset : Dataset
         Without labels and columns.
+    files : list of str
+        Of each structure.
     skipped : list of Skipped
         Files and structures that cannot be used.
     """
     skipped: list[Skipped] = []
     read = [NO_STRUCTURES]
-    sources: list[str] = []
+    files: list[str] = []
     for piece in chunk:
         try:
             part = piece.read(skipped)
@@ -149,22 +151,22 @@ def read_chunk(chunk: Iterable[Piece]) -> tuple[Dataset, list[Skipped]]:
             skipped.append(Skipped(piece.source, stem(Path(piece.source)), str(error)))
             continue
         read.append(replace(part, labels={}, specs={}, columns={}, source=""))
-        sources += [piece.source] * len(part)
+        files += [piece.source] * len(part)
     dataset = Dataset.concatenate(read)
     try:
         if len(dataset):
             check_structures(dataset)
-        return dataset, skipped
+        return dataset, files, skipped
     except InputError:
         pass
     sound = []
-    for i, source in enumerate(sources):
+    for i, file in enumerate(files):
         try:
-            check_structures(replace(dataset[[i]], source=source))
+            check_structures(replace(dataset[[i]], source=file))
             sound.append(i)
         except InputError as error:
-            skipped.append(Skipped(source, str(dataset.ids[i]), str(error)))
-    return dataset[sound], skipped
+            skipped.append(Skipped(file, str(dataset.ids[i]), str(error)))
+    return dataset[sound], [files[i] for i in sound], skipped
 
 
 class Stream:

@@ -136,7 +136,7 @@ def predict(
             chunks += stream.chunks(chunk_size, scratch)
             if not chunks:
                 raise InputError(f"{', '.join(map(str, files))}: no structures in it.")
-            known: set[str] = set()
+            known: dict[str, str] = {}
             paths = [kept / f"{k:06}.npz" for k in range(len(chunks))]
             with closing(_predicted(predictor, coverage, chunks, paths, workers)) as ready:
                 for path in ready:
@@ -152,7 +152,7 @@ def predict(
         if np.isinf(results.half_width).any():
             log.warning("too few labels to promise a coverage of %g: intervals are infinite", coverage)
         listed = out.with_name(f"{out.name.removesuffix('.csv')}.skipped.csv")
-        skipped = [*results.skipped.tolist(), *(("", name, "id used more than once") for name in repeated)]
+        skipped = [*results.skipped.tolist(), *((*one, "id used more than once") for one in repeated)]
         if skipped:
             write_csv(listed, ("file", "id", "reason"), skipped)
         else:
@@ -168,7 +168,7 @@ def predict(
         )
 
 
-_REMARKS = ("unseen", "unreferenced", "too_close")
+_TEXTS = ("files", "unseen", "unreferenced", "too_close")
 
 
 @dataclass(frozen=True)
@@ -177,10 +177,12 @@ class Results:
 
     ``half_width`` is NaN for a model without intervals, ``strangeness`` where it is not known. ``unseen`` and
     ``unreferenced`` hold elements with spaces between them, ``too_close`` pairs of them, or a question mark
-    where that is not known; ``skipped`` has shape (n_skipped, 3): file, id and reason.
+    where that is not known; ``files`` names the file of each; ``skipped`` has shape (n_skipped, 3): file, id
+    and reason.
     """
 
     ids: np.ndarray
+    files: np.ndarray
     values: np.ndarray
     per_atom: np.ndarray
     half_width: np.ndarray
@@ -205,16 +207,19 @@ class Results:
         columns = [vars(part) for part in parts]
         for column in columns:
             # An array of text would be as wide everywhere as its longest entry.
-            column.update({name: column[name].astype(object) for name in _REMARKS})
+            column.update({name: column[name].astype(object) for name in _TEXTS})
         return cls(**{name: np.concatenate([column[name] for column in columns]) for name in columns[0]})
 
-    def without_repeated(self) -> tuple[Results, list[str]]:
-        """The first structure of each id, and the ids of the others."""
+    def without_repeated(self) -> tuple[Results, list[tuple[str, str]]]:
+        """The first structure of each id, and files and ids of the others."""
         _, first = np.unique(self.ids, return_index=True)
         rows = np.sort(first)
         if len(rows) == len(self.ids):
             return self, []
-        repeated = np.delete(self.ids, rows).tolist()
+        repeated = [
+            (str(file), str(name))
+            for file, name in zip(np.delete(self.files, rows), np.delete(self.ids, rows), strict=True)
+        ]
         entries = {name: array if name == "skipped" else array[rows] for name, array in vars(self).items()}
         return Results(**entries), repeated
 
@@ -277,11 +282,12 @@ def _run(
 
 
 def _predict_chunk(model: Predictor, coverage: float, chunk: Chunk, path: Path) -> None:
-    dataset, skipped = read_chunk(chunk)
+    dataset, files, skipped = read_chunk(chunk)
     # Graphs are as quickly built as read: a pool to screen is no data to train on again and again.
     prediction = model.predict(dataset, build_graphs(dataset, model.cutoff), coverage)
     Results(
         ids=dataset.ids,
+        files=np.asarray(files, dtype=str),
         values=prediction.values,
         per_atom=prediction.per_atom,
         half_width=_or_nan(prediction.half_width, len(dataset)),
@@ -308,21 +314,23 @@ def _or_nan(values: np.ndarray | None, n: int) -> np.ndarray:
     return np.full(n, np.nan) if values is None else values
 
 
-def _require_sound(results: Results, known: set[str]) -> None:
-    """Raise an error for what could not be used, and for ids that are known already."""
+def _require_sound(results: Results, known: dict[str, str]) -> None:
+    """Raise an error for what could not be used, and for ids whose files are known already."""
     if len(results.skipped):
         *_, reason = results.skipped[0].tolist()
         more = f" ({len(results.skipped) - 1} more of the kind follow.)" if len(results.skipped) > 1 else ""
         raise InputError(f"{reason}{more} Or go on without what is bad: --skip-bad.")
     repeated = []
-    for name in results.ids.tolist():
+    for name, file in zip(results.ids.tolist(), results.files.tolist(), strict=True):
         if name in known:
-            repeated.append(name)
-        known.add(name)
+            repeated.append((name, file))
+        known.setdefault(name, file)
     if repeated:
+        name, file = repeated[0]
+        where = f"twice in {file}" if known[name] == file else f"in {known[name]} and in {file}"
         raise InputError(
-            f"ids used more than once: {list_ids(repeated)}. Rename or remove the repeated structures, or "
-            "keep the first of each: --skip-bad."
+            f"ids used more than once: {list_ids([name for name, _ in repeated])}; {name} stands {where}. "
+            "Rename or remove the repeated structures, or keep the first of each: --skip-bad."
         )
 
 
