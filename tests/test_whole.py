@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from matgraft.whole import whole
@@ -59,3 +61,9 @@ def test_an_error_leaves_what_was_there(tmp_path, kind):
         fail()
     assert path.read_text() == "before"
     assert [one.name for one in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_full_disk_is_said_with_the_file(tmp_path):
+    with pytest.raises(OSError, match=r"a\.txt") as caught, whole(tmp_path / "a.txt"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "a.txt"))

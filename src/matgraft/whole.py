@@ -27,6 +27,11 @@ def whole(path: Path) -> Iterator[Path]:
             shutil.rmtree(old)
         else:
             os.replace(partial, path)
+    except OSError as error:
+        # A full disk does not say which file it has no room for.
+        if error.errno is not None and error.filename in (None, str(partial)):
+            error.filename = str(path)
+        raise
     finally:
         if partial.is_dir():
             shutil.rmtree(partial)

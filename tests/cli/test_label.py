@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sqlite3
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -134,7 +136,7 @@ def test_a_place_that_is_no_number_is_a_reason(matgraft, folder):
 
 
 @pytest.fixture
-def mixed(matgraft, folder):
+def mixed(matgraft, folder, caplog):
     """A store with a label, a crash, an element without a pseudopotential, and two atoms in one place."""
     iron, clash = bulk("Fe", a=2.8), bulk("Si", a=5.43)
     clash.positions[1] = [0.1, 0, 0]
@@ -145,6 +147,8 @@ def mixed(matgraft, folder):
     assert "1 labels (1 of them new), 3 failures" in result.out
     for reason in ("crashed", "no pseudopotential", "bad structure"):
         assert f"1 {reason}" in result.out
+    assert "mixed-2: no pseudopotential (no pseudopotential for Cu" in caplog.text
+    assert "matgraft label status labels.db" in result.out
     return result
 
 
@@ -353,12 +357,39 @@ def test_traces_are_written_from_structures_that_are_read_once(matgraft, folder,
     assert len(rows) == 1 + 3 * LABEL.iterations
 
 
+def test_failures_by_other_settings_neither_are_exported_nor_change_names(matgraft, folder):
+    write(folder / "one.extxyz", bulk("Si", a=5.43))
+    late = Calculation.of(bulk("Si", a=5.43), QUICK.changed(ecutwfc=30), library())
+    Store("labels.db").record(late, Failure(OUT_OF_TIME, "no"), ["one-0"])
+    torn = {"Si": replace(library()["Si"], sha256="0" * 64)}
+    broken = Calculation.of(bulk("Si", a=5.43), QUICK, torn)
+    for rung in range(4):
+        Store("labels.db").record(broken, Failure(CRASHED, "no"), ["one-0"], rung)
+    other = Calculation.of(bulk("Si", a=5.5), QUICK, library())
+    for rung in range(4):
+        Store("labels.db").record(other, Failure(CRASHED, "no"), ["one-0"], rung)
+    matgraft("label", "one.extxyz", "--protocol", "quick.json")
+    dataset, card = export("labels.db", "labels.extxyz")
+    assert dataset.ids.tolist() == ["one-0"]
+    # Of the same name and settings, but another structure.
+    assert list(card["failures"]) == [f"one-0-{other.key[:8]}"]
+
+
 def test_traces_of_nothing(matgraft, folder):
     write(folder / "cu.extxyz", bulk("Cu"))
     result = matgraft("label", "cu.extxyz", "--protocol", "quick.json", "--trace", "trace")
     assert result.code == 2
     assert "no label of these structures, so no trace of one" in result.err
+    assert "0 labels (0 of them new), 1 failures" in result.out
     assert not Path("trace").exists()
+
+
+@pytest.mark.parametrize("trace", ["si.extxyz", "si.extxyz/deeper"])
+def test_a_place_without_room_for_traces_is_found_out_before_anything_runs(matgraft, folder, trace):
+    result = matgraft("label", "si.extxyz", "--protocol", "quick.json", "--trace", trace)
+    assert result.code == 2
+    assert f"--trace {trace}: si.extxyz is no folder" in result.err
+    assert runs(folder) == 0
 
 
 # ------------------------------------------------------------------------------------------- what is refused
@@ -380,6 +411,8 @@ def test_traces_of_nothing(matgraft, folder):
         (["si.extxyz", "--hubbard", "Fe=4=5"], "--hubbard Fe=4=5: write elements and eV"),
         (["si.extxyz", "--hubbard", "Fee=4"], "hubbard_u: no element 'Fee'"),
         (["si.extxyz", "--hubbard", "Fe=nan"], "hubbard_u.Fe: Input should be a finite number"),
+        (["si.extxyz", "--pseudopotentials", "torn"], "torn/Si.upf: ends before </UPF>"),
+        (["si.extxyz", "--pseudopotentials", "odd"], "odd/Si.upf: z_valence is 'abc', no number"),
         (["si.extxyz", "--hubbard", "Fe=4"], "a Hubbard U needs Quantum ESPRESSO 7.1 or later; this is 6.7"),
         (["si.extxyz", "--command", "no-such-pw.x"], "--command 'no-such-pw.x': no such program"),
         (["si.extxyz", "--pseudopotentials", "nowhere"], "nowhere: no such folder of pseudopotentials"),
@@ -399,6 +432,11 @@ def test_bad_input_exits_with_2_and_leaves_nothing(matgraft, folder, arguments, 
     (folder / "twins.extxyz").write_text(2 * '1\nLattice="3 0 0 0 3 0 0 0 3" id=a\nSi 0 0 0\n')
     (folder / "broken.json").write_text("{")
     (folder / "unknown.json").write_text('{"ecutwf": 40, "kspacing": 0.5}')
+    whole = library()["Si"].path.read_text()
+    valence = re.search(r'z_valence="[^"]*"', whole)[0]
+    for name, text in (("torn", whole[:100000]), ("odd", whole.replace(valence, 'z_valence="abc"'))):
+        (folder / name).mkdir()
+        (folder / name / "Si.upf").write_text(text)
     result = matgraft("label", *arguments)
     assert result.code == 2
     assert message in " ".join(result.err.replace("│", "").split())
@@ -414,6 +452,7 @@ def test_bad_input_exits_with_2_and_leaves_nothing(matgraft, folder, arguments, 
     [
         ("noise.db", "noise.db: cannot be opened as a store of labels"),
         ("other.db", "other.db: a database of other things; give another --store"),
+        ("app.db", "app.db: a database of other things; give another --store"),
         ("newer.db", "newer.db: a store of version 99, while this program writes version 1"),
     ],
 )
@@ -422,6 +461,9 @@ def test_stores_that_are_none_are_left_alone(matgraft, folder, verb, name, messa
         (folder / name).write_bytes(b"not a database" * 100)
     elif name == "other.db":
         connect(folder / name).write(bulk("Cu"))
+    elif name == "app.db":
+        with sqlite3.connect(folder / name) as connection:
+            connection.execute("CREATE TABLE notes (words TEXT)")
     else:
         Store(folder / name)
         connect(folder / name).metadata = {"matgraft_store": 99}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import sqlite3
 from pathlib import Path
 
 import ase.db
@@ -354,6 +355,14 @@ def test_broken_poscar(tmp_path, change):
     ase.io.write(tmp_path / "POSCAR", bulk("Fe", cubic=True), format="vasp")
     (tmp_path / "POSCAR").write_text(change((tmp_path / "POSCAR").read_text()))
     refused(tmp_path / "POSCAR", "POSCAR: cannot be read as POSCAR")
+
+
+def test_a_database_of_others_is_left_as_it_is(tmp_path):
+    with sqlite3.connect(tmp_path / "app.db") as connection:
+        connection.execute("CREATE TABLE notes (words TEXT)")
+    before = (tmp_path / "app.db").read_bytes()
+    refused(tmp_path / "app.db", "app.db: a database of other things than crystals")
+    assert (tmp_path / "app.db").read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["set.db", "set.json"])

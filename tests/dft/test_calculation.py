@@ -31,6 +31,7 @@ from matgraft.dft.calculation import (
 )
 from matgraft.dft.protocols import Protocol
 from matgraft.dft.pseudopotentials import library
+from matgraft.errors import InputError
 
 PLAIN = Protocol(name="plain", ecutwfc=40, kspacing=0.5)
 AFM = PLAIN.changed(order="antiferromagnetic")
@@ -417,7 +418,6 @@ def boxed(*places: tuple[float, float, float], symbol: str = "Fe", pbc: object =
         (boxed((0, 0, 0), pbc=False), PLAIN, "bad structure", "not periodic"),
         (boxed((0, 0, 0), pbc=(True, True, False)), PLAIN, "bad structure", "put it in a box"),
         (SALT, AFM, "bad structure", "at least two magnetic atoms in the cell; give a supercell"),
-        (bulk("Si", a=5.43), PLAIN.changed(hubbard_u={"Si": 3}), "bad structure", "Hubbard U of Si"),
         (boxed((0, 0, 0), (0.1, 0, 0)), PLAIN, "bad structure", "atoms 0 Fe and 1 Fe are 0.10 Ang"),
         (boxed((0, 0, 0), (3.95, 0, 0)), PLAIN, "bad structure", "0.05 Angstrom apart, periodic images"),
         (boxed((0, 0, 0), (0, 0, 0)), PLAIN, "bad structure", "overlap"),
@@ -440,3 +440,8 @@ def test_odd_electrons_cannot_be_paired():
         Calculation.of(atoms, PLAIN.changed(order="none"), odd)
     assert caught.value.reason == "odd number of electrons"
     assert Calculation.of(atoms, PLAIN, odd).moments.sum() == pytest.approx(1)
+
+
+def test_a_hubbard_u_on_a_shell_that_is_not_known_is_refused():
+    with pytest.raises(InputError, match=r"--hubbard Si: a U is for d and f shells.*leave Si out"):
+        Calculation.of(bulk("Si", a=5.43), PLAIN.changed(hubbard_u={"Si": 3}), library())

@@ -350,7 +350,7 @@ class Installer:
         self.commands.append(command)
         step = command[2]
         if step == "venv":
-            (Path(command[3]) / "bin").mkdir()
+            (Path(command[3]) / "bin").mkdir(parents=True)
             (Path(command[3]) / "bin" / "python").write_text("")
         else:
             self.meanwhile()
@@ -423,3 +423,18 @@ def test_setup_is_for_linux(home, monkeypatch):
     monkeypatch.setattr(module.sys, "platform", "darwin")
     with pytest.raises(InputError, match="this is darwin"):
         setup()
+
+
+def test_what_a_killed_setup_left_is_taken_away(home, monkeypatch):
+    left = home / "matgraft-run-left"
+    (left / "qepy-7.2.0").mkdir(parents=True)
+    install(monkeypatch)
+    setup()
+    assert [one.name for one in home.iterdir()] == ["qepy-7.2.0"]
+
+
+def test_a_file_that_is_no_program_is_said_in_a_line(tmp_path):
+    (tmp_path / "pw.x").write_bytes(b"\x00\x01")
+    (tmp_path / "pw.x").chmod(0o755)
+    with pytest.raises(InputError, match=r"does not answer like pw\.x \(.*pw\.x: Exec format error\)"):
+        find(str(tmp_path / "pw.x")).version()

@@ -267,6 +267,7 @@ def test_one_structure_without_any_of_the_elements(oxides, tmp_path):
         (("--substitute", "Ti"), "such as Ti:Fe,V"),
         (("--substitute", "O:Qq", "--supercell", "2x2x1"), "structure mgo: 'Qq' is no element"),
         (("--vacancy", "O", "--supercell", "big"), "three whole numbers"),
+        (("--vacancy", "O", "--supercell", "999x999x999"), "atoms, more than 100,000. Take a smaller one"),
         ((), "neither a substitution nor a vacancy"),
     ],
 )

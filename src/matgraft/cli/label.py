@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -79,6 +80,8 @@ def run(
     from matgraft.jobs.label import label, read
 
     settings, dataset = settings_of(protocol, order, hubbard or [], forces), read(structures)
+    if trace is not None:
+        _require_place(trace)
     engine = find(command)
     if settings.hubbard_u:
         engine.require_hubbard()
@@ -95,11 +98,11 @@ def run(
             pseudopotentials=pseudopotentials,
             scratch=_folder(scratch),
         )
+    _tell(done, store, as_json)
     if trace is not None:
         from matgraft.jobs.labels import write_traces
 
         write_traces(dataset, store, settings, trace, pseudopotentials)
-    _tell(done, store, as_json)
 
 
 @label_app.command("status")
@@ -274,6 +277,13 @@ def _folder(scratch: Path | None) -> str | None:
     return str(scratch.resolve())
 
 
+def _require_place(trace: Path) -> None:
+    """Raise an InputError now, and not when everything is calculated, if there can be no such folder."""
+    place = next(one for one in (trace, *trace.parents) if one.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise InputError(f"--trace {trace}: {place} is no folder that can be written to. Name another.")
+
+
 def _cluster(path: Path | None):
     """A context of the executor and the number of its workers; of None and 0 without a cluster."""
     if path is None:
@@ -312,5 +322,7 @@ def _tell(done: Any, store: str, as_json: bool) -> None:
     )
     for reason, n in done.reasons.most_common():
         console.print(f"  {n} {reason}")
+    if done.failed:
+        console.print(f"  all of them: matgraft label status {without_password(store)}", soft_wrap=True)
     if done.too_large:
         console.print(f"  {len(done.too_large)} left out as too large, first {done.too_large[0]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shlex
@@ -682,7 +683,10 @@ def main() -> None:
         sys.exit(2)
     except OSError as error:
         # Of a file or a disk; what can be foreseen has a better message where it happens.
-        typer.echo(f"error: {error.filename or 'input or output'}: {error.strerror or error}.", err=True)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = " Make room there, or choose another place." if full else ""
+        place = error.filename or "input or output"
+        typer.echo(f"error: {place}: {error.strerror or error}.{remedy}", err=True)
         sys.exit(2)
     except LostWorker as error:
         typer.echo(f"error: {error}", err=True)

@@ -113,7 +113,10 @@ class Calculation:
             raise Unfit("bad structure", str(error)) from error
         for element in protocol.hubbard_u:
             if element in elements and atomic_numbers[element] not in SHELLS:
-                raise Unfit("bad structure", f"no shell is known to put a Hubbard U of {element} on.")
+                raise InputError(
+                    f"--hubbard {element}: a U is for d and f shells, and for p of C, N and O; leave "
+                    f"{element} out."
+                )
         electrons = sum(library[symbol].valence for symbol in atoms.symbols)
         return cls(
             numbers=atoms.numbers.copy(),

@@ -11,10 +11,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,7 +45,10 @@ import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 if os.getppid() != int(sys.argv[1]):
     sys.exit(1)
-os.execvp(sys.argv[2], sys.argv[2:])
+try:
+    os.execvp(sys.argv[2], sys.argv[2:])
+except OSError as error:
+    sys.exit(f"{sys.argv[2]}: {error.strerror}")
 """
 """Lets the kernel end the program together with whoever started it, even by SIGKILL."""
 
@@ -313,15 +315,16 @@ def setup() -> Path:
             "there is no python3.11 on PATH). Install either, or a pw.x of another origin and name it in "
             f"${COMMAND_VARIABLE}."
         )
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise InputError(
-            f"{target.parent}: cannot be written ({error.strerror}). Name another folder in ${HOME_VARIABLE}."
-        ) from error
     pip = ("-m", "pip", "--disable-pip-version-check", "install", "--quiet")
-    try:
+    with ExitStack() as stack:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = stack.enter_context(scratch_folder(target.parent)) / target.name
+        except OSError as error:
+            raise InputError(
+                f"{target.parent}: cannot be written ({error.strerror}). Name another folder in "
+                f"${HOME_VARIABLE}."
+            ) from error
         for command in (
             [python, "-m", "venv", str(partial)],
             [str(partial / "bin" / "python"), *pip, QEPY],
@@ -340,6 +343,4 @@ def setup() -> Path:
             # Another process was faster.
             if not (target / "bin" / "python").is_file():
                 raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return target

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 from ase.data import atomic_numbers
 
 from matgraft.errors import InputError
@@ -79,6 +80,8 @@ def _library(folder: Path) -> Mapping[str, Pseudopotential]:
 def _read(element: str, path: Path) -> Pseudopotential:
     content = path.read_bytes()
     text = content.decode("utf-8", errors="replace")
+    if "</UPF>" not in text and "<UPF" in text:
+        raise InputError(f"{path}: ends before </UPF>, so a part of it is missing; copy it again.")
     valence = _attribute(text, "z_valence")
     symbol, functional = _attribute(text, "element"), _attribute(text, "functional")
     if valence is None or symbol is None or functional is None:
@@ -87,7 +90,13 @@ def _read(element: str, path: Path) -> Pseudopotential:
         raise InputError(f"{path}: is for {symbol}, while its name says {element}; rename it.")
     if "PBE" not in functional.upper().split() and "PBX" not in functional.upper():
         raise InputError(f"{path}: made for the functional {functional}; the protocols are PBE.")
-    return Pseudopotential(element, path, float(valence), hashlib.sha256(content).hexdigest())
+    try:
+        electrons = float(valence)
+    except ValueError:
+        electrons = np.nan
+    if not 0 < electrons < np.inf:
+        raise InputError(f"{path}: z_valence is {valence!r}, no number of electrons; copy the file again.")
+    return Pseudopotential(element, path, electrons, hashlib.sha256(content).hexdigest())
 
 
 def _attribute(text: str, name: str) -> str | None:

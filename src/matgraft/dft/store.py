@@ -26,7 +26,7 @@ from ase.db.core import now
 from ase.db.row import AtomsRow, atoms2dict
 
 from matgraft.data import Dataset, Label
-from matgraft.data.formats.ase_files import DATA_KEY
+from matgraft.data.formats.ase_files import DATA_KEY, is_ase_database
 from matgraft.data.formats.common import SPECS_KEY
 from matgraft.dft.calculation import LADDER, Calculation, Unfit, key_of, key_of_unfit
 from matgraft.dft.output import CRASHED, KILLED, NOT_CONVERGED, Failure, Result
@@ -200,6 +200,9 @@ class Store:
                 raise InputError(f"{self.place}: no such store.")
             _make(Path(place))
         try:
+            # ASE would make its tables in a database of others, too.
+            if not remote and not is_ase_database(Path(place)):
+                raise InputError(f"{self.place}: a database of other things; give another --store.")
             self._db = connect(str(place), use_lock_file=False)
             if remote:
                 self._db.get_last_id = _last_id_of_this_session
@@ -209,9 +212,11 @@ class Store:
             raise InputError(
                 f"{self.place}: PostgreSQL needs one more package: pip install 'matgraft[postgresql]'"
             ) from error
+        except InputError:
+            raise
         except Exception as error:
             raise InputError(
-                f"{self.place}: cannot be opened as a store of labels ({_in_a_line(error)})."
+                f"{self.place}: cannot be opened as a store of labels ({_in_a_line(error)}). {_remedy(error)}"
             ) from error
         found = metadata.get(_VERSION_KEY)
         if found is None:
@@ -306,17 +311,18 @@ class Store:
             self._write(row, replace(entry, result=result, attempts=attempts, retried=retried))
 
     @_patient
-    def reject(self, atoms: Atoms, protocol: Protocol, unfit: Unfit, name: str) -> None:
-        """Keep the reason why a structure cannot be calculated at all, and all its names."""
+    def reject(self, atoms: Atoms, protocol: Protocol, unfit: Unfit, name: str) -> bool:
+        """Keep why a structure cannot be calculated at all, and all its names; say whether that is new."""
         key, attempts = key_of_unfit(atoms, protocol), [Attempt(0, unfit.reason, str(unfit), 0.0)]
         known = self.get(key)
         if known is not None and name in known.ids and known.attempts == attempts:
-            return
+            return False
         with self._transaction() as cursor:
             row = self._hold(cursor, key)
             known = self._entry(row)
             names = _together(known.ids if known else [], [name])
             self._write(row, Entry(key, names, atoms, protocol, {}, None, attempts))
+        return True
 
     @_patient
     def name(self, key: str, ids: list[str]) -> None:
@@ -493,8 +499,7 @@ class Store:
                 db.connection.commit()
             except self._unreachable as error:
                 raise _Unreachable(
-                    f"{self.place}: cannot be read or written ({_in_a_line(error)}). Make room on the disk, "
-                    "or let the server answer, and run the command again: what was finished before is kept."
+                    f"{self.place}: cannot be read or written ({_in_a_line(error)}). {_remedy(error)}"
                 ) from error
             finally:
                 if db.connection is not None:
@@ -534,10 +539,21 @@ def _in_a_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+def _remedy(error: Exception) -> str:
+    """What to do about a database that does not answer as it should."""
+    said = str(error).lower()
+    if "not a database" in said or "malformed" in said:
+        return "Give another --store, or put a copy of the damaged one in its place."
+    again = "and run the command again: what was finished before is kept."
+    if "readonly" in said or "unable to open" in said:
+        return f"Make the file and its folder writable, or give another --store, {again}"
+    return f"Make room on the disk, or let the server answer, {again}"
+
+
 def is_store(path: Path) -> bool:
     """Whether a file is a store of labels."""
     try:
-        return _VERSION_KEY in connect(path, type="db").metadata
+        return is_ase_database(path) and _VERSION_KEY in connect(path, type="db").metadata
     except Exception:
         return False
 
@@ -559,7 +575,7 @@ def _make(path: Path) -> None:
     except FileExistsError:
         pass
     except (OSError, DatabaseError) as error:
-        raise InputError(f"{path}: cannot be made ({error}).") from error
+        raise InputError(f"{path}: cannot be made ({error}). {_remedy(error)}") from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import threading
 import time
 from collections import Counter
@@ -24,6 +25,8 @@ from matgraft.dft.pseudopotentials import Pseudopotential, library
 from matgraft.dft.store import DONE, FAILED, LEASE, Entry, Store, new_owner
 from matgraft.errors import InputError
 from matgraft.progress import Progress
+
+log = logging.getLogger(__name__)
 
 POLL = 1.0
 """Seconds between two looks at what other labellers do."""
@@ -112,7 +115,8 @@ def label(
         try:
             calculation = Calculation.of(atoms, protocol, known)
         except Unfit as unfit:
-            opened.reject(atoms, protocol, unfit, name)
+            if opened.reject(atoms, protocol, unfit, name):
+                log.warning("%s: %s (%s)", name, unfit.reason, unfit)
             report.fail(unfit.reason)
             continue
         if (unfit_before := key_of_unfit(atoms, protocol)) in failed:
@@ -165,6 +169,7 @@ def retry(
         try:
             calculation = Calculation.of(entry.atoms, entry.protocol, known)
         except Unfit as unfit:
+            log.warning("%s: %s (%s)", entry.ids[0], unfit.reason, unfit)
             report.fail(unfit.reason)
             continue
         opened.begin_anew(entry.key, calculation)
@@ -196,7 +201,8 @@ def _require_same(entry: Entry, known: Mapping[str, Pseudopotential], place: str
         if element not in known or known[element].sha256 != sha256:
             raise InputError(
                 f"{place}: structure {entry.ids[0]} failed with another pseudopotential of {element} than "
-                "the one there is now. Give the folder that it was labelled with: --pseudopotentials."
+                "the one there is now. Give the folder that it was labelled with (--pseudopotentials), or "
+                "begin anew with the one of now: matgraft label."
             )
 
 

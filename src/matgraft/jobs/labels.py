@@ -155,6 +155,7 @@ def export(
     if not labelled:
         raise InputError(f"{opened.place}: no label{f' by protocol {protocol}' if protocol else ''} in it.")
     _require_one_setting([entry.protocol for entry, _ in labelled], opened.place)
+    settings = _settings(labelled[0][0].protocol)
     hashes: dict[str, str] = {}
     for entry, _ in labelled:
         for element, sha256 in entry.pseudopotentials.items():
@@ -164,7 +165,15 @@ def export(
                     "energies do not belong together. Label anew with one folder of pseudopotentials "
                     "and another --store."
                 )
-    ids = _unique(entries)
+    # What failed by other settings, or with other pseudopotentials, is no gap among these labels.
+    failed = [
+        entry
+        for entry in entries
+        if entry.status == FAILED
+        and _settings(entry.protocol) == settings
+        and all(hashes.get(element, sha256) == sha256 for element, sha256 in entry.pseudopotentials.items())
+    ]
+    ids = _unique([entry for entry, _ in labelled], failed)
     # With forces only if that was asked for every label.
     settled = min((entry.protocol for entry, _ in labelled), key=lambda one: one.forces)
     programs = sorted({f"Quantum ESPRESSO {result.version}" for _, result in labelled})
@@ -211,8 +220,7 @@ def export(
                 "message": entry.attempts[-1].message if entry.attempts else "",
                 "attempts": len(entry.attempts),
             }
-            for entry in entries
-            if entry.status == FAILED
+            for entry in failed
         },
         "versions": versions(),
     }
@@ -270,10 +278,16 @@ def _rank(entry: Entry) -> int:
     return 2 if entry.result is None else int(entry.result.forces is None)
 
 
-def _unique(entries: Sequence[Entry]) -> dict[str, str]:
-    """Id of each entry by its key; where several have one id, each gets a piece of its key behind it."""
-    times = Counter(entry.ids[0] for entry in entries)
-    return {
-        entry.key: entry.ids[0] if times[entry.ids[0]] == 1 else f"{entry.ids[0]}-{entry.key[:8]}"
-        for entry in entries
-    }
+def _unique(labelled: Sequence[Entry], failed: Sequence[Entry]) -> dict[str, str]:
+    """Id of each entry by its key; where several have one id, each gets a piece of its key behind it.
+
+    A failure never changes the id of a label.
+    """
+    ids: dict[str, str] = {}
+    times: Counter[str] = Counter()
+    for entries in (labelled, failed):
+        times.update(entry.ids[0] for entry in entries)
+        for entry in entries:
+            first = entry.ids[0]
+            ids[entry.key] = first if times[first] == 1 else f"{first}-{entry.key[:8]}"
+    return ids

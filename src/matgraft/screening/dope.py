@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from ase.data import atomic_numbers, chemical_symbols
 from matgraft.data.symmetry import symmetry
 from matgraft.errors import InputError
 
+MOST_ATOMS = 100_000
+"""Of a supercell."""
 VACANCY = "vac"
 """Stands for the missing atom in names: the V of Kröger and Vink is vanadium."""
 
@@ -60,7 +63,8 @@ def pristine(atoms: Atoms, supercell: Sequence[int], name: str = "") -> Atoms:
     Raises
     ------
     InputError
-        If the crystal is not periodic, or the repeats are not three positive integers.
+        If the crystal is not periodic, the repeats are not three positive integers, or there are more than
+        :data:`MOST_ATOMS`.
     """
     name = name or atoms.get_chemical_formula("metal")
     whole = len(supercell) == 3 and all(isinstance(n, int | np.integer) and n > 0 for n in supercell)
@@ -73,6 +77,11 @@ def pristine(atoms: Atoms, supercell: Sequence[int], name: str = "") -> Atoms:
         raise InputError(
             f"{name}: not a crystal, for it does not repeat in three directions, and its sites have no space "
             "group. Give it three lattice vectors (and vacuum, if it is a surface or a molecule)."
+        )
+    if (n := len(atoms) * math.prod(map(int, supercell))) > MOST_ATOMS:
+        raise InputError(
+            f"{name}: a supercell of {' x '.join(map(str, supercell))} has {n:,} atoms, more than "
+            f"{MOST_ATOMS:,}. Take a smaller one."
         )
     bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True)
     return bare.repeat(tuple(int(n) for n in supercell))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from io import StringIO
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from ase.db.row import AtomsRow
 
 from matgraft.data.dataset import Dataset, Label
 from matgraft.data.formats.common import SPECS_KEY, gather, labels_and_columns, read_text, stem
+from matgraft.errors import InputError
 
 # Key of the ``data`` of a row under which things are kept that ASE does not take as key-value pairs.
 DATA_KEY = "matgraft"
@@ -42,8 +45,22 @@ def _with_moments(row: AtomsRow) -> Atoms:
     return atoms
 
 
+def is_ase_database(path: Path) -> bool:
+    """Whether a SQLite file has the tables of ASE, which makes them in any other that it opens.
+
+    Raises
+    ------
+    sqlite3.Error
+        It is no SQLite file, or cannot be read.
+    """
+    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True)) as connection:
+        return connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'systems'").fetchone() is not None
+
+
 def read_ase_db(path: Path) -> Dataset:
     """Read all rows of an ASE database; energies and key-value pairs become labels and columns."""
+    if path.suffix == ".db" and not is_ase_database(path):
+        raise InputError(f"{path}: a database of other things than crystals, not one of ASE.")
     database = connect(path, use_lock_file=False)
     structures, fields = [], []
     ids: list[str] = []
