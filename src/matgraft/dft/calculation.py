@@ -95,6 +95,8 @@ class Calculation:
         Unfit
             No pseudopotential for an element, not periodic, atoms that overlap, a cell or place that is none,
             an order that the cell cannot hold, or an odd number of electrons without spin polarisation.
+        InputError
+            A Hubbard U on an element without a shell for it.
         """
         elements = sorted(set(atoms.get_chemical_symbols()))
         lacking = [element for element in elements if element not in library]

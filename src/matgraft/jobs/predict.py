@@ -216,10 +216,8 @@ class Results:
         rows = np.sort(first)
         if len(rows) == len(self.ids):
             return self, []
-        repeated = [
-            (str(file), str(name))
-            for file, name in zip(np.delete(self.files, rows), np.delete(self.ids, rows), strict=True)
-        ]
+        files, ids = (np.delete(column, rows).tolist() for column in (self.files, self.ids))
+        repeated = list(zip(files, ids, strict=True))
         entries = {name: array if name == "skipped" else array[rows] for name, array in vars(self).items()}
         return Results(**entries), repeated
 
