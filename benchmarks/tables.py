@@ -17,7 +17,7 @@ import matbench
 import numpy as np
 import source_study
 import speed_report
-from dft import squeezed_crystals
+from dft import defects, squeezed_crystals
 from pages import filled
 
 from matgraft.evaluation.tables import Table
@@ -199,6 +199,11 @@ def lattice_table() -> str:
     return Table(columns, rows).markdown()
 
 
+def defects_table() -> str:
+    """Energies of defects against DFT."""
+    return defects.errors(json.loads((RESULTS / "dft" / "defects.json").read_text())).markdown()
+
+
 def study_table() -> str:
     """Variants of the source model."""
     path = ROOT / "benchmarks" / "results" / "source_study.json"
@@ -217,7 +222,11 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "squeezed": lambda: squeezed_crystals.errors(squeezed()).markdown(),
         "strangeness": lambda: squeezed_crystals.strangeness(squeezed()).markdown(),
     },
-    "docs/dft.md": {"convergence": convergence_table, "lattice": lattice_table},
+    "docs/dft.md": {
+        "convergence": convergence_table,
+        "lattice": lattice_table,
+        "defects": defects_table,
+    },
     "docs/source.md": {"study": study_table},
     "docs/speed.md": {"speed": lambda: speed_report.tables(ROOT / "benchmarks" / "results" / "speed")},
     "docs/guide.md": {"forces": lambda: forces.table(json.loads(forces.OUT.read_text())).markdown()},
