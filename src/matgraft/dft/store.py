@@ -200,20 +200,18 @@ class Store:
                 raise InputError(f"{self.place}: no such store.")
             _make(Path(place))
         try:
+            metadata = {}
             # ASE would make its tables in a database of others, too.
-            if not remote and not is_ase_database(Path(place)):
-                raise InputError(f"{self.place}: a database of other things; give another --store.")
-            self._db = connect(str(place), use_lock_file=False)
-            if remote:
-                self._db.get_last_id = _last_id_of_this_session
-                self._attach(create)
-            metadata = self._db.metadata
+            if remote or is_ase_database(Path(place)):
+                self._db = connect(str(place), use_lock_file=False)
+                if remote:
+                    self._db.get_last_id = _last_id_of_this_session
+                    self._attach(create)
+                metadata = self._db.metadata
         except ImportError as error:
             raise InputError(
                 f"{self.place}: PostgreSQL needs one more package: pip install 'matgraft[postgresql]'"
             ) from error
-        except InputError:
-            raise
         except Exception as error:
             raise InputError(
                 f"{self.place}: cannot be opened as a store of labels ({_in_a_line(error)}). {_remedy(error)}"

@@ -155,7 +155,8 @@ def export(
     if not labelled:
         raise InputError(f"{opened.place}: no label{f' by protocol {protocol}' if protocol else ''} in it.")
     _require_one_setting([entry.protocol for entry, _ in labelled], opened.place)
-    settings = _settings(labelled[0][0].protocol)
+    # With forces only if that was asked for every label.
+    settled = min((entry.protocol for entry, _ in labelled), key=lambda one: one.forces)
     hashes: dict[str, str] = {}
     for entry, _ in labelled:
         for element, sha256 in entry.pseudopotentials.items():
@@ -170,12 +171,10 @@ def export(
         entry
         for entry in entries
         if entry.status == FAILED
-        and _settings(entry.protocol) == settings
+        and _chosen(entry.protocol, settled)
         and all(hashes.get(element, sha256) == sha256 for element, sha256 in entry.pseudopotentials.items())
     ]
     ids = _unique([entry for entry, _ in labelled], failed)
-    # With forces only if that was asked for every label.
-    settled = min((entry.protocol for entry, _ in labelled), key=lambda one: one.forces)
     programs = sorted({f"Quantum ESPRESSO {result.version}" for _, result in labelled})
     spec = dict(unit="eV", kind="cell", level_of_theory=str(settled), origin=", ".join(programs))
     columns = {
